@@ -1,0 +1,1 @@
+"""The lab: training, comparison and pictures on CIFAR-10 (extra `lab`)."""
