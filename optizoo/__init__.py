@@ -1,1 +1,13 @@
-"""optizoo."""
+"""An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it."""
+
+from optizoo.optimizer import RuleOptimizer as RuleOptimizer
+from optizoo.optimizer import explain as explain
+from optizoo.optimizers import SGD as SGD
+from optizoo.optimizers import Adam as Adam
+from optizoo.optimizers import AdamW as AdamW
+from optizoo.optimizers import Momentum as Momentum
+from optizoo.optimizers import RMSprop as RMSprop
+from optizoo.optimizers import create as create
+from optizoo.optimizers import list_optimizers as list_optimizers
+
+__version__ = "0.1.0"

@@ -1,0 +1,102 @@
+"""The foreach backend: the traced rule replayed over lists of tensors with ``torch._foreach_*``.
+
+An operation writes in place wherever its first operand dies there, so Adam needs six passes in place and one
+allocation. Gradients are never written.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optizoo.backends.loop import Columns
+from optizoo.backends.trace import Program, trace
+
+def update(
+    rule: Callable[..., tuple],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    *,
+    maximize: bool = False,
+    **options: Any,
+) -> dict[str, list[Tensor]]:
+    """Apply ``rule`` to all parameters at once; arguments and result are those of :func:`optizoo.backends.loop.update`.
+
+    All tensors must be dense and real and share one device and one dtype.
+    """
+    program, scalars = trace(
+        rule, {name: column is not None for name, column in states.items()}, maximize=maximize, **options
+    )
+    # The foreach functions take numbers; a 0-dim tensor is the same number, read on the host.
+    scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+    inputs = [params, grads, *(column for column in states.values() if column is not None)]
+    in_place = params[0].dtype in (torch.float32, torch.float64)
+    results = replay(program, scalars, inputs, in_place=in_place)
+
+    homes = dict(zip(program.inputs, inputs, strict=True))
+    taken = [id(tensors) for tensors in inputs]
+    made: dict[str, list[Tensor]] = {}
+    for (name, _), result in zip(program.outputs, results, strict=True):
+        home = homes.get(name)
+        if result is home:
+            continue
+        # A rule may hand the gradient or another state back: no state may alias it, and the copies below may overwrite it.
+        made[name] = [tensor.clone() for tensor in result] if id(result) in taken else list(result)
+        taken.append(id(result))
+    for name in homes.keys() & made.keys():
+        torch._foreach_copy_(homes[name], made.pop(name))
+    return made
+
+
+def replay(
+    program: Program, scalars: Sequence[Any], inputs: Sequence[Sequence[Tensor]], *, in_place: bool = True
+) -> list[Sequence[Tensor]]:
+    """Execute ``program`` over lists of tensors and return the list of every output.
+
+    With ``in_place``, the lists of ``param`` and of the states may be overwritten, each only on the way to its own new
+    value. In 16-bit types that is not for use: ``torch._foreach_mul_`` rounds its number to the type of the tensors
+    when it writes in place.
+    """
+    values: list[Sequence[Tensor]] = list(inputs)
+    for operation, overwrite in zip(program.operations, _overwrites(program), strict=True):
+        overwrite = overwrite and in_place
+        function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
+        operands = [values[operand] for operand in operation.operands]
+        if operation.scalar is None:
+            result = function(*operands)
+        elif operation.word == "add":
+            result = function(*operands, alpha=scalars[operation.scalar])
+        else:
+            result = function(*operands, scalars[operation.scalar])
+        values.append(operands[0] if overwrite else result)
+    return [values[value] for _, value in program.outputs]
+
+
+@lru_cache(maxsize=1024)
+def _overwrites(program: Program) -> tuple[bool, ...]:
+    """For every operation, whether it may write into its first operand: the operand dies there, and its memory is
+    either the program's own or that of the input whose new value is on its way.
+    """
+    count = len(program.inputs)
+    last_use = program.last_use
+    home: dict[int, str] = {}  # value -> the input in whose memory it may live
+    for name, value in program.outputs:
+        while value >= count:
+            home[value] = name
+            first = program.operations[value - count].operands[0]
+            if last_use[first] != value - count:
+                break
+            value = first
+
+    memory: list[str | None] = list(program.inputs)  # value -> the input whose memory it has taken
+    overwrites = []
+    for index, operation in enumerate(program.operations):
+        first = operation.operands[0]
+        dies = last_use[first] == index
+        overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
+        memory.append(memory[first] if overwrite else None)
+        overwrites.append(overwrite)
+    return tuple(overwrites)

@@ -1,0 +1,140 @@
+"""The reference backend: the rule itself, on plain tensors, one parameter after the other.
+
+It does not trace, so it is an independent reading of the rules that the other backends are held against.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Columns = Mapping[str, Sequence[Tensor] | None]
+
+
+def update(
+    rule: Callable[..., tuple],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    *,
+    maximize: bool = False,
+    differentiable: bool = False,
+    tensor_scalars: bool = False,
+    **options: Any,
+) -> dict[str, list[Tensor]]:
+    """Apply ``rule`` to every parameter and write the results into the parameters and the states that exist.
+
+    Args:
+        rule: A function of :mod:`optizoo.rules`, or any function of that form.
+        params: The parameters, written in place.
+        grads: Their gradients, never written.
+        states: A column of tensors for every state of the rule, in its order; ``None`` where the state does not exist.
+        maximize: Ascend: the rule sees the negative gradient.
+        differentiable: Let autograd see the update: every state is returned as a new tensor, none is overwritten.
+        tensor_scalars: Some of the options are 0-dim tensors that must stay tensors (see :class:`Operand`).
+        **options: The hyper-parameters that the rule names.
+
+    Returns:
+        Columns of new tensors for the states that the rule made, or for all of them if ``differentiable``.
+    """
+    made: dict[str, list[Tensor]] = {}
+    for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        state = [None if column is None else column[index] for column in states.values()]
+        # Autograd may save the parameter that the rule reads, which the copy below overwrites.
+        operands = [param.clone() if differentiable else param, -grad if maximize else grad, *state]
+        if tensor_scalars:
+            results = rule(*(None if operand is None else Operand(operand) for operand in operands), **options)
+            new_param, *new_state = (None if result is None else result.tensor for result in results)
+        else:
+            new_param, *new_state = rule(*operands, **options)
+        param.copy_(new_param)
+        for name, old, new in zip(states, state, new_state, strict=True):
+            if new is None:
+                continue
+            if old is None or differentiable:
+                # A rule may hand the gradient back as a state; the state must not alias it.
+                made.setdefault(name, []).append(new.clone() if new is grad else new)
+            else:
+                old.copy_(new)
+    return made
+
+
+class Operand:
+    """A tensor whose fused words take 0-dim tensors as scalars, without reading them on the host.
+
+    ``Tensor.addcdiv(value=lr)`` and its like read a tensor ``lr`` as a number: that cuts the graph of autograd
+    and bakes the number into a CUDA graph. Here the scalar stays a tensor, at the price of more passes and of the
+    rounding of the plain operators.
+    """
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def __add__(self, other):
+        return Operand(self.tensor + _tensor(other))
+
+    def __radd__(self, other):
+        return Operand(_tensor(other) + self.tensor)
+
+    def __sub__(self, other):
+        return Operand(self.tensor - _tensor(other))
+
+    def __rsub__(self, other):
+        return Operand(_tensor(other) - self.tensor)
+
+    def __mul__(self, other):
+        return Operand(self.tensor * _tensor(other))
+
+    def __rmul__(self, other):
+        return Operand(_tensor(other) * self.tensor)
+
+    def __truediv__(self, other):
+        return Operand(self.tensor / _tensor(other))
+
+    def __rtruediv__(self, other):
+        return Operand(_tensor(other) / self.tensor)
+
+    def __neg__(self):
+        return Operand(-self.tensor)
+
+    def add(self, other, *, alpha=1):
+        """Return self + alpha · other."""
+        return self + alpha * _tensor(other)
+
+    def lerp(self, end, weight):
+        """Return self + weight · (end - self)."""
+        return self + weight * (_tensor(end) - self.tensor)
+
+    def addcmul(self, tensor1, tensor2, *, value=1):
+        """Return self + value · tensor1 · tensor2."""
+        return self + value * (_tensor(tensor1) * _tensor(tensor2))
+
+    def addcdiv(self, tensor1, tensor2, *, value=1):
+        """Return self + value · tensor1 / tensor2."""
+        return self + value * (_tensor(tensor1) / _tensor(tensor2))
+
+    def maximum(self, other):
+        """Return the larger of the two, element by element."""
+        return Operand(self.tensor.maximum(_tensor(other)))
+
+    def clamp_min(self, minimum):
+        """Return the values, none below ``minimum``."""
+        return Operand(self.tensor.clamp_min(minimum))
+
+    def sqrt(self):
+        """Return the square root."""
+        return Operand(self.tensor.sqrt())
+
+    def abs(self):
+        """Return the magnitude."""
+        return Operand(self.tensor.abs())
+
+    def sign(self):
+        """Return -1, 0 or 1."""
+        return Operand(self.tensor.sign())
+
+
+def _tensor(value):
+    return value.tensor if isinstance(value, Operand) else value

@@ -1,0 +1,353 @@
+"""The optimizer that runs a rule: param groups, lazy named state, closures, checkpoints, the choice of a backend."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from optizoo.backends import FUSED_UNAVAILABLE, UPDATES, choose
+from optizoo.backends.loop import Columns
+from optizoo.validation import Check, check_options, did_you_mean, flag, number, optional_flag
+
+Rule = Callable[..., tuple]
+
+# How a step is executed, not what it computes: a checkpoint does not change these.
+EXECUTION_OPTIONS = ("foreach", "fused")
+
+
+@dataclass(frozen=True)
+class RuleSchema:
+    """What the signature of a rule declares.
+
+    Attributes:
+        states: The states, in order, and whether each starts as zeros (or may be absent: default ``None``).
+        options: The hyper-parameters that the rule names, without ``step``.
+        names_step: Whether the rule names ``step``.
+    """
+
+    states: dict[str, bool]
+    options: tuple[str, ...]
+    names_step: bool
+
+
+@lru_cache
+def schema(rule: Rule) -> RuleSchema:
+    """Read the schema of ``rule`` off its signature."""
+    parameters = inspect.signature(rule).parameters.values()
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return RuleSchema(
+        states={p.name: p.default is p.empty for p in positional[2:]},
+        options=tuple(name for name in keywords if name != "step"),
+        names_step="step" in keywords,
+    )
+
+
+@dataclass
+class Bucket:
+    """Parameters that one call of a backend updates together: same rule, kind of tensor, states and step count."""
+
+    rule: Rule
+    options: dict[str, Any]
+    backend: str
+    reason: str
+    states: dict[str, bool]
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    stores: list[dict[str, Any]] = field(default_factory=list)
+
+    def update(self) -> None:
+        """Run the rule and keep the states that it made."""
+        columns: Columns = {
+            name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
+        }
+        params, grads = self.params, self.grads
+        is_complex = params[0].is_complex()
+        if is_complex:  # every rule acts on real and imaginary parts apart, as torch does
+            params, grads = _as_real(params), _as_real(grads)
+            columns = {name: column and _as_real(column) for name, column in columns.items()}
+        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options)
+        for name, column in made.items():
+            for store, tensor in zip(self.stores, column, strict=True):
+                store[name] = torch.view_as_complex(tensor) if is_complex else tensor
+
+
+def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [torch.view_as_real(tensor) for tensor in tensors]
+
+
+class RuleOptimizer(Optimizer):
+    """A ``torch.optim.Optimizer`` whose update is a rule of :mod:`optizoo.rules`.
+
+    A subclass says which rule serves a group (:meth:`select_rule`) and which checks its options pass (``checks``); its
+    ``__init__`` is signature and defaults.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown, or a parameter stands twice in one group.
+        RuntimeError: ``fused=True`` cannot be honoured.
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {}
+    """For every option beside those of all optimizers, its check."""
+
+    state_switches: ClassVar[Mapping[str, str]] = {}
+    """For every optional state that starts as zeros, the option that switches it on."""
+
+    counts_steps: ClassVar[bool] = True
+    """Whether the state holds ``step``, as it does in the torch namesake."""
+
+    supports_sparse: ClassVar[bool] = False
+    """Whether sparse gradients have a meaning."""
+
+    neutral_extras: ClassVar[Mapping[str, Any]] = {}
+    """Options that torch's namesake lacks, with the value at which both compute the same; not saved at that value."""
+
+    _common_checks: ClassVar[Mapping[str, Check]] = {
+        "lr": number(),
+        "weight_decay": number(),
+        "maximize": flag,
+        "foreach": optional_flag,
+        "fused": optional_flag,
+        "capturable": flag,
+        "differentiable": flag,
+    }
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        defaults = self._checked(defaults, where=f"{type(self).__name__}, constructor")
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule that serves ``group``."""
+        raise NotImplementedError
+
+    # Options ---------------------------------------------------------------------------------------------------------
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check what only options together can tell; subclasses extend it.
+
+        Raises:
+            ValueError: Two options exclude each other.
+            RuntimeError: ``fused=True`` cannot be honoured.
+        """
+        if group["fused"] and group["foreach"]:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together; set one of them")
+        if group["fused"] and group["differentiable"]:
+            raise RuntimeError("`fused` does not support `differentiable`; set one of them")
+        if group["fused"]:
+            raise RuntimeError(f"{FUSED_UNAVAILABLE}; use fused=None or foreach=True")
+        if group["foreach"] and group["differentiable"]:
+            raise ValueError("foreach=True does not support differentiable=True; set foreach=None")
+
+    def _checked(self, options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        kept = check_options(options, {**self._common_checks, **self.checks}, where=where)
+        try:
+            self.check_group(kept)
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"{error} ({where})") from None
+        return kept
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of their own; what it does not say, the constructor said.
+
+        The dict of the caller is read, never kept or changed.
+
+        Args:
+            param_group: ``{"params": tensors or (name, tensor) pairs, option: value, ...}``.
+
+        Raises:
+            TypeError: ``param_group`` or an option has the wrong type.
+            ValueError: An option is out of range or unknown, or a parameter stands twice.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        where = f"{type(self).__name__}, param group {len(self.param_groups)}"
+        if "params" not in param_group:
+            raise ValueError(f"param_group has no 'params', only {sorted(param_group)}; add them ({where})")
+        group = self._checked({**self.defaults, **param_group}, where=where)
+        if not isinstance(group["params"], (Tensor, set)):
+            group["params"] = list(group["params"])
+            tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
+            if len({id(tensor) for tensor in tensors}) < len(tensors):
+                raise ValueError(f"a tensor stands twice in 'params', it would step twice; remove one ({where})")
+        super().add_param_group(group)
+
+    # Step ------------------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            What the closure returned, or ``None``.
+
+        Raises:
+            RuntimeError: A gradient is sparse and the rule has no meaning for it. Nothing was updated.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            for bucket in self._buckets():
+                bucket.update()
+        return loss
+
+    def _buckets(self) -> list[Bucket]:
+        """Sort the parameters with gradients into buckets, make their missing states and count the step."""
+        work = [
+            (group, param, param.grad) for group in self.param_groups for param in group["params"] if param.grad is not None
+        ]
+        for _, _, grad in work:
+            if grad.is_sparse and not self.supports_sparse:
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        buckets: dict[tuple, Bucket] = {}
+        for group, param, grad in work:
+            rule = self.select_rule(group)
+            store = self.state[param]
+            step = self._count_step(group, param, store)
+            states = self._ready_states(rule, group, param, store)
+            kind = (type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout)
+            key = (id(group), kind, tuple(states.values()), id(step) if isinstance(step, Tensor) else step)
+            bucket = buckets.get(key)
+            if bucket is None:
+                backend, reason = choose(group, param, grad)
+                options = self._rule_options(rule, group, step, backend)
+                bucket = buckets[key] = Bucket(rule, options, backend, reason, states)
+            bucket.params.append(param)
+            bucket.grads.append(grad)
+            bucket.stores.append(store)
+        return list(buckets.values())
+
+    def _count_step(self, group: Mapping[str, Any], param: Tensor, store: dict[str, Any]) -> float | Tensor | None:
+        """Advance ``step`` in the state; return it as a number, or as the tensor where it must stay on the device."""
+        if not self.counts_steps:
+            return None
+        on_device = group["capturable"] or torch.compiler.is_compiling()
+        if "step" not in store:
+            store["step"] = torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
+        store["step"] += 1
+        return store["step"] if on_device else store["step"].item()
+
+    def _ready_states(
+        self, rule: Rule, group: Mapping[str, Any], param: Tensor, store: dict[str, Any]
+    ) -> dict[str, bool]:
+        """Make the states that start as zeros; return for every state of the rule whether it exists."""
+        exists = {}
+        for name, starts_as_zeros in schema(rule).states.items():
+            switch = self.state_switches.get(name)
+            if switch is not None:
+                starts_as_zeros = group[switch]
+                if not starts_as_zeros:
+                    exists[name] = False
+                    continue
+            if starts_as_zeros and store.get(name) is None:
+                store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            exists[name] = store.get(name) is not None
+        return exists
+
+    def _rule_options(
+        self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
+    ) -> dict[str, Any]:
+        options = {name: group[name] for name in schema(rule).options}
+        options["maximize"] = group["maximize"]
+        if schema(rule).names_step:
+            options["step"] = step
+        if backend == "loop":
+            options["differentiable"] = group["differentiable"]
+            options["tensor_scalars"] = (
+                group["capturable"] or group["differentiable"] or torch.compiler.is_compiling()
+            ) and any(isinstance(value, Tensor) for value in _flat(options.values()))
+        return options
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in torch's layout: ``torch.optim``'s namesake loads it, and its checkpoints load here.
+
+        Options that torch lacks are left out where they change nothing (``neutral_extras``).
+        """
+        state_dict = super().state_dict()
+        for group in state_dict["param_groups"]:
+            for name, neutral in self.neutral_extras.items():
+                if name in group and group[name] == neutral:
+                    del group[name]
+        return state_dict
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
+
+        Groups are checked before anything changes. Options that an older checkpoint or torch's does not have get their
+        defaults; ``foreach`` and ``fused`` stay as this optimizer has them; tensors are never shared with the
+        checkpoint.
+
+        Raises:
+            TypeError: An option in the checkpoint has the wrong type.
+            ValueError: An option in the checkpoint is out of range or unknown.
+        """
+        loading = "param_groups" in self.__dict__
+        defaults = self.defaults if loading else state["defaults"]
+        groups = []
+        for index, saved in enumerate(state["param_groups"]):
+            execution = {}
+            if loading:
+                execution = {name: self.param_groups[index][name] for name in EXECUTION_OPTIONS}
+            where = f"{type(self).__name__}, loaded param group {index}"
+            missing = {**defaults, **self.neutral_extras}
+            groups.append(self._checked({**missing, **saved, **execution}, where=where))
+        if loading:
+            for group in groups:
+                for param in group["params"]:
+                    store = state["state"].get(param)
+                    if store is not None:
+                        state["state"][param] = self._adopted(store, param, group)
+        super().__setstate__({**state, "param_groups": groups})
+
+    def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of a loaded store; ``step`` as a float32 tensor where this group wants it."""
+        adopted = {name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()}
+        if "step" in adopted:
+            device = param.device if group["capturable"] else "cpu"
+            adopted["step"] = torch.as_tensor(adopted["step"], dtype=torch.float32, device=device)
+        return adopted
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
+
+
+def explain(optimizer: RuleOptimizer) -> str:
+    """Say which backend serves which parameters of ``optimizer``, and why, in one line for each kind.
+
+    Parameters without a gradient are judged as if they had a dense one.
+
+    >>> import torch, optizoo
+    >>> print(explain(optizoo.Adam(torch.nn.Linear(2, 2).parameters(), foreach=False)))
+    Adam, param group 0: loop for 2 tensors (cpu, float32): foreach=False asks for it
+    """
+    if not isinstance(optimizer, RuleOptimizer):
+        raise TypeError(f"explain takes an optimizer of optizoo, not {type(optimizer).__name__}")
+    lines = []
+    for index, group in enumerate(optimizer.param_groups):
+        counts: dict[tuple, int] = {}
+        for param in group["params"]:
+            grad = param.grad if param.grad is not None else param.detach()
+            key = (*choose(group, param, grad), param.device, str(param.dtype).removeprefix("torch."))
+            counts[key] = counts.get(key, 0) + 1
+        for (backend, reason, device, dtype), count in counts.items():
+            tensors = "1 tensor" if count == 1 else f"{count} tensors"
+            kind = type(optimizer).__name__
+            lines.append(f"{kind}, param group {index}: {backend} for {tensors} ({device}, {dtype}): {reason}")
+    return "\n".join(lines)

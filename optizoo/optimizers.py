@@ -1,0 +1,497 @@
+"""The zoo: for every rule, torch's constructor. Signatures, defaults and documentation; the maths is in the rules."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optizoo import rules
+from optizoo.optimizer import Rule, RuleOptimizer
+from optizoo.validation import Check, did_you_mean, flag, number, pair
+
+_below_one = number(below=1.0)
+
+
+class SGD(RuleOptimizer):
+    r"""Stochastic gradient descent, with momentum and Nesterov's form of it; drop-in for :class:`torch.optim.SGD`.
+
+    .. math::
+        g &\leftarrow \nabla f(\theta) + \lambda \theta \\
+        b &\leftarrow \mu b + (1 - \tau) g \qquad (b \leftarrow g \text{ in the first update}) \\
+        \theta &\leftarrow \theta - \alpha b \qquad (\text{Nesterov: } \theta - \alpha (g + \mu b))
+
+    Without momentum, :math:`\theta \leftarrow \theta - \alpha g` and no state. Rules: :func:`optizoo.rules.sgd`,
+    :func:`optizoo.rules.momentum`, with their sources.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        momentum: μ, in [0, 1).
+        dampening: τ, in [0, 1]; ignored in the first update, as torch does.
+        weight_decay: λ, L2.
+        nesterov: Use Nesterov's form; needs momentum and no dampening.
+        maximize: Ascend instead of descend.
+        foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
+        differentiable: Let autograd see the step.
+        fused: One kernel for the whole update; not available yet.
+        capturable: Read a tensor ``lr`` on its device only.
+
+    Attributes:
+        state: Per parameter ``momentum_buffer``, if momentum is used.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> optimizer = optizoo.SGD([weight], lr=0.1, momentum=0.9)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([0.8000, 1.6000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "momentum": _below_one,
+        "dampening": number(maximum=1.0),
+        "nesterov": flag,
+    }
+    counts_steps = False
+    supports_sparse = True
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"capturable": False}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check that Nesterov's form has momentum and no dampening."""
+        super().check_group(group)
+        if group["nesterov"] and (not group["momentum"] or group["dampening"]):
+            raise ValueError(
+                "Nesterov momentum requires a momentum and zero dampening; "
+                f"got momentum={group['momentum']!r} and dampening={group['dampening']!r}"
+            )
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """Momentum is another rule, not a number: without it there is no state."""
+        return rules.momentum if group["momentum"] else rules.sgd
+
+
+class Momentum(SGD):
+    r"""Gradient descent with momentum, in either of its two forms.
+
+    By default the learning rate stands outside the velocity, and this is :class:`SGD` with momentum 0.9, whose
+    checkpoints it trades. With ``lr_in_velocity`` it stands inside:
+
+    .. math::
+        v &\leftarrow \rho v - \alpha g \\
+        \theta &\leftarrow \theta + v \qquad (\text{Nesterov: } \theta + \rho v - \alpha g)
+
+    The two give the same sequence while α is constant, and part when a schedule changes it. Rules:
+    :func:`optizoo.rules.momentum`, :func:`optizoo.rules.momentum_lr_in_velocity`, with their sources.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        momentum: μ or ρ, in [0, 1).
+        dampening: As in :class:`SGD`; the second form has none.
+        weight_decay: λ, L2.
+        nesterov: Use Nesterov's form.
+        lr_in_velocity: Use the second form, whose state is ``velocity``.
+        maximize: As in :class:`SGD`.
+        foreach: As in :class:`SGD`.
+        differentiable: As in :class:`SGD`.
+        fused: As in :class:`SGD`.
+        capturable: As in :class:`SGD`.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown, or ``dampening`` meets ``lr_in_velocity``.
+        RuntimeError: ``fused=True``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = optizoo.Momentum([weight], lr=0.1, lr_in_velocity=True)
+        >>> weight.grad = torch.tensor([1.0])
+        >>> optimizer.step()
+        >>> optimizer.state[weight]
+        {'velocity': tensor([-0.1000])}
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {**SGD.checks, "lr_in_velocity": flag}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {**SGD.neutral_extras, "lr_in_velocity": False}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        lr_in_velocity: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "lr_in_velocity": lr_in_velocity,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "capturable": capturable,
+        }
+        RuleOptimizer.__init__(self, params, defaults)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check also that dampening does not meet the form that has none."""
+        super().check_group(group)
+        if group["lr_in_velocity"] and group["dampening"]:
+            raise ValueError(f"lr_in_velocity=True has no dampening; got dampening={group['dampening']!r}, set it to 0")
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """The second form is a rule of its own."""
+        return rules.momentum_lr_in_velocity if group["lr_in_velocity"] else super().select_rule(group)
+
+
+class RMSprop(RuleOptimizer):
+    r"""RMSProp, with momentum and the centered form; drop-in for :class:`torch.optim.RMSprop`.
+
+    .. math::
+        g &\leftarrow \nabla f(\theta) + \lambda \theta \\
+        v &\leftarrow \rho v + (1 - \rho) g^2 \\
+        \theta &\leftarrow \theta - \alpha \, g / (\sqrt{v} + \epsilon)
+
+    Centered, the variance :math:`v - \bar g^2` stands under the root; with momentum μ,
+    :math:`b \leftarrow \mu b + g / (\sqrt{v} + \epsilon)` and :math:`\theta \leftarrow \theta - \alpha b`.
+    ε stands outside the root, as in torch (TensorFlow and optax: inside). Rule: :func:`optizoo.rules.rmsprop`, with its
+    sources.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        alpha: Smoothing constant ρ, in [0, 1).
+        eps: ε.
+        weight_decay: λ, L2.
+        momentum: μ, in [0, 1).
+        centered: Divide by the standard deviation of the gradient instead of its root mean square.
+        capturable: Keep ``step`` on the device and read a tensor ``lr`` there only.
+        foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
+        maximize: Ascend instead of descend.
+        differentiable: Let autograd see the step.
+        fused: One kernel for the whole update; not available yet.
+
+    Attributes:
+        state: Per parameter ``step``, ``square_avg``; ``momentum_buffer`` and ``grad_avg`` where used.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> optimizer = optizoo.RMSprop([weight], lr=0.01, centered=True)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> sorted(optimizer.state[weight])
+        ['grad_avg', 'square_avg', 'step']
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "alpha": _below_one,
+        "eps": number(),
+        "momentum": _below_one,
+        "centered": flag,
+    }
+    state_switches: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum", "grad_avg": "centered"}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """One rule serves all options."""
+        return rules.rmsprop
+
+
+class Adam(RuleOptimizer):
+    r"""Adam, with AMSGrad; drop-in for :class:`torch.optim.Adam`.
+
+    .. math::
+        g &\leftarrow \nabla f(\theta) + \lambda \theta \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        \theta &\leftarrow \theta - \alpha \,
+            \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    With ``decoupled_weight_decay`` λ leaves the gradient and this is :class:`AdamW`. Rule: :func:`optizoo.rules.adam`,
+    with its sources and with what frameworks do differently.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        betas: β₁ and β₂, each in [0, 1); floats or one-element tensors.
+        eps: ε, added outside the root. In float16 the default rounds to zero.
+        weight_decay: λ, L2; it passes through both moments.
+        amsgrad: Divide by the largest second moment so far.
+        foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
+        maximize: Ascend instead of descend.
+        capturable: Keep ``step`` on the device and read a tensor ``lr`` there only.
+        differentiable: Let autograd see the step.
+        fused: One kernel for the whole update; not available yet.
+        decoupled_weight_decay: Shrink the weights instead of adding λθ to the gradient.
+        bias_correction: ``False`` leaves out both divisions by 1 - βᵗ, the lecture's "Adam (almost)".
+
+    Attributes:
+        state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq`` with AMSGrad.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Adam([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data  # the first step has the size of lr, whatever the gradient
+        tensor([ 0.9000, -1.9000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "betas": pair(_below_one),
+        "eps": number(),
+        "amsgrad": flag,
+        "decoupled_weight_decay": flag,
+        "bias_correction": flag,
+    }
+    state_switches: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"bias_correction": True}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        bias_correction: bool = True,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "bias_correction": bias_correction,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """Decoupled decay is AdamW's rule."""
+        return rules.adamw if group["decoupled_weight_decay"] else rules.adam
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay; drop-in for :class:`torch.optim.AdamW`.
+
+    .. math::
+        \theta \leftarrow (1 - \alpha \lambda) \, \theta, \text{ then the step of Adam without L2}
+
+    The decay stays out of both moments and is multiplied by the learning rate, as in torch. Rule:
+    :func:`optizoo.rules.adamw`, with its source.
+
+    Args:
+        params: As in :class:`Adam`, like all arguments that are not named here.
+        lr: Learning rate α.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: λ, decoupled.
+        amsgrad: Divide by the largest second moment so far.
+        maximize: Ascend instead of descend.
+        foreach: The choice of execution.
+        capturable: Keep ``step`` on the device.
+        differentiable: Let autograd see the step.
+        fused: One kernel for the whole update; not available yet.
+        bias_correction: ``False`` leaves out both divisions by 1 - βᵗ.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = optizoo.AdamW([weight], lr=0.1, weight_decay=0.5)
+        >>> weight.grad = torch.tensor([0.0])
+        >>> optimizer.step()
+        >>> weight.data  # no gradient: only the decay
+        tensor([0.9500])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        bias_correction: bool = True,
+    ):
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            bias_correction=bias_correction,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint of Adam too: the decay stays decoupled, as in torch."""
+        for group in state["param_groups"]:
+            group["decoupled_weight_decay"] = True
+        super().__setstate__(state)
+
+
+_ZOO: dict[str, Callable[..., RuleOptimizer]] = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+def list_optimizers() -> list[str]:
+    """Return the names that :func:`create` knows, sorted by the complexity of their rules.
+
+    >>> list_optimizers()
+    ['sgd', 'momentum', 'rmsprop', 'adam', 'adamw']
+    """
+    return list(_ZOO)
+
+
+def create(name: str, model_or_params: Any, **options: Any) -> RuleOptimizer:
+    """Make an optimizer by name, for configs and scripts.
+
+    Args:
+        name: A name of :func:`list_optimizers`, in any case.
+        model_or_params: A module, whose named parameters are optimized, or what the constructor takes as ``params``.
+        **options: The keyword arguments of the constructor.
+
+    Raises:
+        ValueError: The name is unknown, or an option is out of range.
+        TypeError: The optimizer does not know an option.
+
+    >>> import torch
+    >>> create("adamw", torch.nn.Linear(2, 1), lr=0.1).param_groups[0]["param_names"]
+    ['weight', 'bias']
+    """
+    optimizer = _ZOO.get(name.lower())
+    if optimizer is None:
+        raise ValueError(f"Unknown optimizer {name!r}; {did_you_mean(name.lower(), _ZOO)}")
+    if isinstance(model_or_params, torch.nn.Module):
+        model_or_params = model_or_params.named_parameters()
+    return optimizer(model_or_params, **options)
