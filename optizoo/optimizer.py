@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from optizoo.backends import FUSED_UNAVAILABLE, UPDATES, choose
 from optizoo.backends.loop import Columns
-from optizoo.validation import Check, check_options, did_you_mean, flag, number, optional_flag
+from optizoo.validation import Check, check_options, flag, number, optional_flag
 
 Rule = Callable[..., tuple]
 
@@ -203,56 +203,57 @@ class RuleOptimizer(Optimizer):
 
     def _buckets(self) -> list[Bucket]:
         """Sort the parameters with gradients into buckets, make their missing states and count the step."""
-        work = [
-            (group, param, param.grad) for group in self.param_groups for param in group["params"] if param.grad is not None
-        ]
-        for _, _, grad in work:
-            if grad.is_sparse and not self.supports_sparse:
-                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        if not self.supports_sparse and any(
+            param.grad is not None and param.grad.is_sparse for group in self.param_groups for param in group["params"]
+        ):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        return [bucket for group in self.param_groups for bucket in self._group_buckets(group)]
+
+    def _group_buckets(self, group: Mapping[str, Any]) -> Iterable[Bucket]:
+        rule = self.select_rule(group)
+        states = {
+            name: group[self.state_switches[name]] if name in self.state_switches else starts_as_zeros
+            for name, starts_as_zeros in schema(rule).states.items()
+        }
+        zeros = [name for name, starts_as_zeros in states.items() if starts_as_zeros]
+        made_by_rule = [name for name in states if not states[name] and name not in self.state_switches]
+        on_device = group["capturable"] or torch.compiler.is_compiling()
         buckets: dict[tuple, Bucket] = {}
-        for group, param, grad in work:
-            rule = self.select_rule(group)
-            store = self.state[param]
-            step = self._count_step(group, param, store)
-            states = self._ready_states(rule, group, param, store)
-            kind = (type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout)
-            key = (id(group), kind, tuple(states.values()), id(step) if isinstance(step, Tensor) else step)
+        for param in group["params"]:
+            grad = param.grad
+            if grad is None:
+                continue
+            # Like torch's, a rule without state leaves no entry.
+            store = self.state[param] if states or self.counts_steps else {}
+            step = self._count_step(store, param, on_device) if self.counts_steps else None
+            for name in zeros:
+                if store.get(name) is None:
+                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            present = tuple(store.get(name) is not None for name in made_by_rule)
+            key = (
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
+                id(step) if on_device else step,
+            )
             bucket = buckets.get(key)
             if bucket is None:
+                exists = {**dict.fromkeys(states, False), **dict.fromkeys(zeros, True)}
+                exists.update(zip(made_by_rule, present, strict=True))
                 backend, reason = choose(group, param, grad)
                 options = self._rule_options(rule, group, step, backend)
-                bucket = buckets[key] = Bucket(rule, options, backend, reason, states)
+                bucket = buckets[key] = Bucket(rule, options, backend, reason, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
-        return list(buckets.values())
+        return buckets.values()
 
-    def _count_step(self, group: Mapping[str, Any], param: Tensor, store: dict[str, Any]) -> float | Tensor | None:
+    @staticmethod
+    def _count_step(store: dict[str, Any], param: Tensor, on_device: bool) -> float | Tensor:
         """Advance ``step`` in the state; return it as a number, or as the tensor where it must stay on the device."""
-        if not self.counts_steps:
-            return None
-        on_device = group["capturable"] or torch.compiler.is_compiling()
-        if "step" not in store:
-            store["step"] = torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
-        store["step"] += 1
-        return store["step"] if on_device else store["step"].item()
-
-    def _ready_states(
-        self, rule: Rule, group: Mapping[str, Any], param: Tensor, store: dict[str, Any]
-    ) -> dict[str, bool]:
-        """Make the states that start as zeros; return for every state of the rule whether it exists."""
-        exists = {}
-        for name, starts_as_zeros in schema(rule).states.items():
-            switch = self.state_switches.get(name)
-            if switch is not None:
-                starts_as_zeros = group[switch]
-                if not starts_as_zeros:
-                    exists[name] = False
-                    continue
-            if starts_as_zeros and store.get(name) is None:
-                store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            exists[name] = store.get(name) is not None
-        return exists
+        step = store.get("step")
+        if step is None:
+            step = store["step"] = torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
+        step += 1
+        return step if on_device else step.item()
 
     def _rule_options(
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
@@ -260,7 +261,8 @@ class RuleOptimizer(Optimizer):
         options = {name: group[name] for name in schema(rule).options}
         options["maximize"] = group["maximize"]
         if schema(rule).names_step:
-            options["step"] = step
+            # In float32, 1 - β₂ᵗ would lose four digits in the first steps.
+            options["step"] = step.double() if isinstance(step, Tensor) else step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
             options["tensor_scalars"] = (
@@ -313,7 +315,9 @@ class RuleOptimizer(Optimizer):
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of a loaded store; ``step`` as a float32 tensor where this group wants it."""
-        adopted = {name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()}
+        adopted = {
+            name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()
+        }
         if "step" in adopted:
             device = param.device if group["capturable"] else "cpu"
             adopted["step"] = torch.as_tensor(adopted["step"], dtype=torch.float32, device=device)

@@ -1,6 +1,7 @@
 """The zoo: for every rule, torch's constructor. Signatures, defaults and documentation; the maths is in the rules."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -279,7 +280,7 @@ class RMSprop(RuleOptimizer):
         }
         super().__init__(params, defaults)
 
-    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """One rule serves all options."""
         return rules.rmsprop
 
@@ -455,7 +456,7 @@ class AdamW(Adam):
         super().__setstate__(state)
 
 
-_ZOO: dict[str, Callable[..., RuleOptimizer]] = {
+_ZOO: dict[str, type[RuleOptimizer]] = {
     "sgd": SGD,
     "momentum": Momentum,
     "rmsprop": RMSprop,
@@ -473,6 +474,17 @@ def list_optimizers() -> list[str]:
     return list(_ZOO)
 
 
+def optimizer_class(name: str) -> type[RuleOptimizer]:
+    """Return the class behind a name of :func:`list_optimizers`, in any case.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if name.lower() not in _ZOO:
+        raise ValueError(f"Unknown optimizer {name!r}; {did_you_mean(name.lower(), _ZOO)}")
+    return _ZOO[name.lower()]
+
+
 def create(name: str, model_or_params: Any, **options: Any) -> RuleOptimizer:
     """Make an optimizer by name, for configs and scripts.
 
@@ -482,16 +494,18 @@ def create(name: str, model_or_params: Any, **options: Any) -> RuleOptimizer:
         **options: The keyword arguments of the constructor.
 
     Raises:
-        ValueError: The name is unknown, or an option is out of range.
-        TypeError: The optimizer does not know an option.
+        ValueError: The name or an option is unknown, or an option is out of range.
+        TypeError: An option has the wrong type.
 
     >>> import torch
     >>> create("adamw", torch.nn.Linear(2, 1), lr=0.1).param_groups[0]["param_names"]
     ['weight', 'bias']
     """
-    optimizer = _ZOO.get(name.lower())
-    if optimizer is None:
-        raise ValueError(f"Unknown optimizer {name!r}; {did_you_mean(name.lower(), _ZOO)}")
+    kind = optimizer_class(name)
+    known = [option for option in inspect.signature(kind).parameters if option != "params"]
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"Unknown option {option!r} = {value!r} of {kind.__name__}; {did_you_mean(option, known)}")
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.named_parameters()
-    return optimizer(model_or_params, **options)
+    return kind(model_or_params, **options)

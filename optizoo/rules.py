@@ -10,9 +10,11 @@ A rule is a free function ``(param, grad, *state, **options) -> (param, *state)`
   ``sign``, ``maximum`` and ``clamp_min``, which tensors and traced expressions both know. ``if`` may look at
   hyper-parameters and at the absence of a state, never at tensors.
 
-The fused words stand where ``torch.optim`` has them and in its order, which makes the rules bit-for-bit equal to it; the
-symbols of the papers stand to the right: θ parameter, g gradient, α learning rate, λ weight decay.
+The fused words stand where ``torch.optim`` has them and in its order, which makes the rules bit-for-bit equal to it;
+the symbols of the papers stand to the right: θ parameter, g gradient, α learning rate, λ weight decay.
 """
+# pyright: reportOptionalMemberAccess=false
+# An optional state is there whenever the option that reads it is on.
 
 
 def sgd(param, grad, *, lr, weight_decay):

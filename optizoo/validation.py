@@ -1,8 +1,8 @@
 """Argument checks, in one voice: every message names the argument, shows the value and tells the remedy.
 
-A check is a function ``(name, value) -> value``. It raises ``TypeError`` or ``ValueError``, or returns the value that is
-to be kept: numbers of other libraries (``numpy.float64``) come back as plain Python numbers, because checkpoints that
-hold them do not load with ``weights_only=True``.
+A check is a function ``(name, value) -> value``. It raises ``TypeError`` or ``ValueError``, or returns the value that
+is to be kept: numbers of other libraries (``numpy.float64``) come back as plain Python numbers, because checkpoints
+that hold them do not load with ``weights_only=True``.
 """
 
 import math
@@ -17,8 +17,8 @@ Check = Callable[[str, Any], Any]
 
 # Keys that torch and the libraries around it keep in param groups: schedulers, named parameters, layer-wise rates.
 FOREIGN_GROUP_KEYS = frozenset(
-    "params param_names initial_lr max_lr min_lr base_momentum max_momentum swa_lr name group_name "
-    "lr_scale lr_mult wd_scale wd_mult".split()
+    {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+    | {"name", "group_name", "lr_scale", "lr_mult", "wd_scale", "wd_mult"}
 )
 # What other libraries call our options.
 ALIASES = {
@@ -47,7 +47,7 @@ def did_you_mean(name: object, known: Collection[str]) -> str:
 
 
 def number(*, minimum: float = 0.0, below: float | None = None, maximum: float | None = None) -> Check:
-    """Return a check for a finite real number, or a tensor that holds one, in ``[minimum, maximum]`` or below ``below``."""
+    """Return a check for a finite real number, or a tensor that holds one, within the bounds."""
     if below is not None:
         allowed = f"at least {minimum:g} and below {below:g}"
     elif maximum is not None:
@@ -127,7 +127,7 @@ def check_options(options: Mapping[str, Any], checks: Mapping[str, Check], *, wh
             kept[name] = value
         else:
             raise ValueError(
-                f"Unknown option {name!r} = {value!r} ({where}); {did_you_mean(name, checks)}. "
-                "Keys of your own may stand in a group if they start with an underscore."
+                f"Unknown option {name!r} = {value!r}; {did_you_mean(name, checks)}; "
+                f"keys of your own may start with an underscore ({where})"
             )
     return kept

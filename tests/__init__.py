@@ -1,0 +1,1 @@
+"""The tests of optizoo; they read as its specification."""

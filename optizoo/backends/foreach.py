@@ -14,6 +14,7 @@ from torch import Tensor
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import Program, trace
 
+
 def update(
     rule: Callable[..., tuple],
     params: Sequence[Tensor],
@@ -43,11 +44,11 @@ def update(
         home = homes.get(name)
         if result is home:
             continue
-        # A rule may hand the gradient or another state back: no state may alias it, and the copies below may overwrite it.
+        # A rule may hand the gradient or another state back. No state may alias it, and the copies below overwrite it.
         made[name] = [tensor.clone() for tensor in result] if id(result) in taken else list(result)
         taken.append(id(result))
     for name in homes.keys() & made.keys():
-        torch._foreach_copy_(homes[name], made.pop(name))
+        torch._foreach_copy_(list(homes[name]), made.pop(name))  # pyright: ignore[reportPrivateImportUsage]
     return made
 
 
@@ -77,8 +78,9 @@ def replay(
 
 @lru_cache(maxsize=1024)
 def _overwrites(program: Program) -> tuple[bool, ...]:
-    """For every operation, whether it may write into its first operand: the operand dies there, and its memory is
-    either the program's own or that of the input whose new value is on its way.
+    """Return for every operation whether it may write into its first operand.
+
+    It may where the operand dies and its memory is the program's own, or that of the input whose new value is coming.
     """
     count = len(program.inputs)
     last_use = program.last_use

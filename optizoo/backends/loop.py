@@ -3,7 +3,7 @@
 It does not trace, so it is an independent reading of the rules that the other backends are held against.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,23 +40,37 @@ def update(
     made: dict[str, list[Tensor]] = {}
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         state = [None if column is None else column[index] for column in states.values()]
+        shape = param.shape
+        if param.dim() == 0:  # beside a parameter with dimensions a 0-dim option does not raise its type
+            param, grad = param.view(1), grad.view(1)
+            state = [None if tensor is None else tensor.view(1) for tensor in state]
         # Autograd may save the parameter that the rule reads, which the copy below overwrites.
         operands = [param.clone() if differentiable else param, -grad if maximize else grad, *state]
         if tensor_scalars:
             results = rule(*(None if operand is None else Operand(operand) for operand in operands), **options)
-            new_param, *new_state = (None if result is None else result.tensor for result in results)
+            results = [None if result is None else result.tensor for result in results]
         else:
-            new_param, *new_state = rule(*operands, **options)
+            results = rule(*operands, **options)
+        new_param, *new_state = _unshared(results, operands)
         param.copy_(new_param)
         for name, old, new in zip(states, state, new_state, strict=True):
             if new is None:
                 continue
             if old is None or differentiable:
-                # A rule may hand the gradient back as a state; the state must not alias it.
-                made.setdefault(name, []).append(new.clone() if new is grad else new)
+                made.setdefault(name, []).append(new if shape else new.view(()))
             else:
                 old.copy_(new)
     return made
+
+
+def _unshared(results: Iterable[Any], operands: Sequence[Any]) -> list[Any]:
+    """Return the results of a rule; what it was given or has returned before, as a copy: no two states share memory."""
+    seen = {id(operand) for operand in operands}
+    copies = []
+    for result in results:
+        copies.append(result.clone() if result is not None and id(result) in seen else result)
+        seen.add(id(result))
+    return copies
 
 
 class Operand:

@@ -1,19 +1,19 @@
 """Tracing: run a rule on recording operands and keep what it did as a straight-line program.
 
-    >>> from optizoo import rules
-    >>> program, scalars = trace(rules.sgd, {}, lr=0.1, weight_decay=0.01)
-    >>> print(program)
-    %2 = add(grad, param, alpha=$0)
-    %3 = add(param, %2, alpha=$1)
-    param <- %3
-    >>> scalars
-    (0.01, -0.1)
+>>> from optizoo import rules
+>>> program, scalars = trace(rules.sgd, {}, lr=0.1, weight_decay=0.01)
+>>> print(program)
+%2 = add(grad, param, alpha=$0)
+%3 = add(param, %2, alpha=$1)
+param <- %3
+>>> scalars
+(0.01, -0.1)
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 # Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
 # number where their namesake has a second tensor.
@@ -42,8 +42,7 @@ class TraceError(TypeError):
     """A rule did something that only the loop backend can follow."""
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One word of a rule.
 
     Attributes:
@@ -131,7 +130,9 @@ def trace(
         if isinstance(result, Expr):
             outputs.append((name, result.number))
         elif result is not None:
-            raise TraceError(f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors")
+            raise TraceError(
+                f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors"
+            )
     program = Program(tuple(recorder.inputs), tuple(recorder.operations), tuple(outputs))
     return program, tuple(recorder.scalars)
 
@@ -143,14 +144,15 @@ class _Recorder:
         self.scalars: list[Any] = []
 
     def record(self, word: str, *operands: "Expr", scalar: Any = None) -> "Expr":
-        for operand in operands:
-            if not isinstance(operand, Expr):
-                raise TraceError(f"{word!r} takes tensors of the rule here; got {operand!r}")
         index = None
         if scalar is not None:
             index = len(self.scalars)
             self.scalars.append(scalar)
-        self.operations.append(Operation(word, tuple(operand.number for operand in operands), index))
+        try:
+            numbers = tuple([operand.number for operand in operands])
+        except AttributeError:
+            raise TraceError(f"{word!r} takes tensors of the rule here; got {operands[-1]!r}") from None
+        self.operations.append(Operation(word, numbers, index))
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
 
 
@@ -197,30 +199,39 @@ class Expr:
         return self._recorder.record("neg", self)
 
     def add(self, other, *, alpha=1):
+        """Record self + alpha · other."""
         return self._recorder.record("add", self, other, scalar=alpha)
 
     def lerp(self, end, weight):
+        """Record self + weight · (end - self)."""
         return self._recorder.record("lerp", self, end, scalar=weight)
 
     def addcmul(self, tensor1, tensor2, *, value=1):
+        """Record self + value · tensor1 · tensor2."""
         return self._recorder.record("addcmul", self, tensor1, tensor2, scalar=value)
 
     def addcdiv(self, tensor1, tensor2, *, value=1):
+        """Record self + value · tensor1 / tensor2."""
         return self._recorder.record("addcdiv", self, tensor1, tensor2, scalar=value)
 
     def maximum(self, other):
+        """Record the larger of the two."""
         return self._recorder.record("maximum", self, other)
 
     def clamp_min(self, minimum):
+        """Record the values, none below ``minimum``."""
         return self._recorder.record("clamp_min", self, scalar=minimum)
 
     def sqrt(self):
+        """Record the square root."""
         return self._recorder.record("sqrt", self)
 
     def abs(self):
+        """Record the magnitude."""
         return self._recorder.record("abs", self)
 
     def sign(self):
+        """Record -1, 0 or 1."""
         return self._recorder.record("sign", self)
 
     def __bool__(self):

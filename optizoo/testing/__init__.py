@@ -1,0 +1,15 @@
+"""The equivalence kit: prove that your optimizer computes what it should.
+
+>>> import torch
+>>> from optizoo.testing import assert_equivalent
+>>> assert_equivalent(lambda params: torch.optim.SGD(params, foreach=True), torch.optim.SGD)
+"""
+
+from optizoo.testing.equivalence import DEFAULT_TIERS as DEFAULT_TIERS
+from optizoo.testing.equivalence import Run as Run
+from optizoo.testing.equivalence import assert_equivalent as assert_equivalent
+from optizoo.testing.mutants import MUTANTS as MUTANTS
+from optizoo.testing.mutants import Mutant as Mutant
+from optizoo.testing.twins import torch_twin as torch_twin
+from optizoo.testing.twins import with_rules as with_rules
+from optizoo.testing.ulp import ulp_distance as ulp_distance

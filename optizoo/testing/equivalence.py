@@ -1,0 +1,228 @@
+"""Prove that one optimizer equals another, in tiers of strictness that see what a falling loss hides."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from optizoo.testing.streams import gradients, make_params, set_gradients
+from optizoo.testing.ulp import identical, ulp_distance
+
+Factory = Callable[[list[Parameter]], Optimizer]
+
+DEFAULT_TIERS = ("T2", "T3")
+
+_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "T1": (torch.float32, torch.float64),
+    "T2": (torch.float64,),
+    "T3": (torch.float32,),
+    "T4": (torch.bfloat16, torch.float16),
+}
+
+
+def assert_equivalent(
+    candidate: Factory,
+    reference: Factory,
+    *,
+    tiers: Iterable[str] = DEFAULT_TIERS,
+    dtype: torch.dtype | None = None,
+    steps: int = 100,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Raise if the two optimizers do not compute the same on gradients that make mistakes visible.
+
+    Both run freely, each on its own copy of the same parameters, with gradients that span fifteen decades, exact
+    zeros, ``None`` gradients, a transposed, an empty and a frozen parameter (:mod:`optizoo.testing.streams`).
+
+    ==== ============================================================================================================
+    T1   Bitwise: parameters and named states are identical after every step, in float32 and float64.
+    T2   Displacement: in float64, every element has moved from its start by the same amount, to a relative 1e-9
+         beyond the rounding of the parameter itself.
+    T3   Precision: the error of float32 against the reference in float64 is at most twice the reference's own.
+    T4   The same for bfloat16 and float16 against the reference in float32.
+    ==== ============================================================================================================
+
+    The default, T2 and T3, is the strictest that any correct implementation passes: the textbook formulas do, though
+    they round in other places.
+
+    Args:
+        candidate: Takes a list of parameters, returns the optimizer to be judged.
+        reference: Takes a list of parameters, returns the optimizer that is right.
+        tiers: Any of ``"T1"`` to ``"T4"``.
+        dtype: Run only this type, in every tier that has it.
+        steps: Length of the runs.
+        seed: Of parameters and gradients.
+        device: Where the parameters live.
+
+    Raises:
+        AssertionError: They differ; the message says in which tier, options, type, step and element, gives both values
+            and their distance in units in the last place.
+        ValueError: A tier is unknown, or no tier has ``dtype``.
+
+    Example:
+        >>> import torch, optizoo
+        >>> assert_equivalent(optizoo.Adam, torch.optim.Adam)
+        >>> assert_equivalent(lambda params: optizoo.Adam(params, foreach=False), torch.optim.Adam, tiers=["T1"])
+        >>> assert_equivalent(lambda params: optizoo.Adam(params, eps=1e-7), torch.optim.Adam)
+        Traceback (most recent call last):
+            ...
+        AssertionError: T2 (displacement): ...
+    """
+    tiers = tuple(tiers)
+    runs = [(tier, kind) for tier in tiers for kind in _dtypes(tier) if dtype is None or kind == dtype]
+    if not runs:
+        raise ValueError(f"no tier of {tiers} runs in {dtype}; leave out dtype, or choose a tier that has it")
+    checks = {"T1": _bitwise, "T2": _displacement, "T3": _precision, "T4": _precision}
+    for tier, kind in runs:
+        checks[tier](_Setting(tier, kind, steps, seed, device), candidate, reference)
+
+
+def _dtypes(tier: str) -> tuple[torch.dtype, ...]:
+    if tier not in _DTYPES:
+        raise ValueError(f"Unknown tier {tier!r}; known: {', '.join(_DTYPES)}")
+    return _DTYPES[tier]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    tier: str
+    dtype: torch.dtype
+    steps: int
+    seed: int
+    device: torch.device | str
+
+
+class Run:
+    """An optimizer on its own parameters, driven step by step by given gradients."""
+
+    def __init__(self, factory: Factory, dtype: torch.dtype, seed: int = 0, device: torch.device | str = "cpu"):
+        self.params = make_params(dtype, device, seed)
+        self.start = [param.detach().clone() for param in self.params]
+        self.optimizer = factory(self.params)
+
+    def step(self, grads: Sequence[Tensor | None]) -> None:
+        """Set the gradients, rounded to the type of the parameters, and step."""
+        set_gradients(self.params, list(grads))
+        self.optimizer.step()
+
+    def describe(self) -> str:
+        """Name the optimizer and its options."""
+        group = self.optimizer.param_groups[0]
+        options = ", ".join(f"{name}={value}" for name, value in group.items() if name not in ("params", "param_names"))
+        return f"{type(self.optimizer).__name__}({options})"
+
+
+def _bitwise(setting: _Setting, candidate: Factory, reference: Factory) -> None:
+    ours = Run(candidate, setting.dtype, setting.seed, setting.device)
+    theirs = Run(reference, setting.dtype, setting.seed, setting.device)
+    for step, grads in enumerate(_rounded(setting, setting.dtype), start=1):
+        ours.step(grads)
+        theirs.step(grads)
+        for index, (param, expected) in enumerate(zip(ours.params, theirs.params, strict=True)):
+            _require_identical(setting, ours, step, f"params[{index}]", param.detach(), expected.detach())
+            state, expected_state = ours.optimizer.state.get(param, {}), theirs.optimizer.state.get(expected, {})
+            missing = expected_state.keys() - state.keys()
+            if missing:
+                raise AssertionError(
+                    f"{_title(setting, ours)}, step {step}: params[{index}] lacks the state {sorted(missing)[0]!r}; "
+                    f"it has {sorted(state)}"
+                )
+            for name, value in expected_state.items():
+                if isinstance(value, Tensor):
+                    _require_identical(setting, ours, step, f"params[{index}].{name}", state[name], value)
+
+
+def _require_identical(setting: _Setting, run: Run, step: int, where: str, actual: Any, expected: Tensor) -> None:
+    actual = torch.as_tensor(actual, dtype=expected.dtype, device=expected.device)
+    if not identical(actual, expected):
+        _fail(setting, run, step, where, actual, expected, ulp_distance(actual, expected) > 0)
+
+
+def _displacement(setting: _Setting, candidate: Factory, reference: Factory) -> None:
+    ours = Run(candidate, setting.dtype, setting.seed, setting.device)
+    theirs = Run(reference, setting.dtype, setting.seed, setting.device)
+    epsilon = torch.finfo(setting.dtype).eps
+    largest = [start.abs() for start in theirs.start]
+    for step, grads in enumerate(_rounded(setting, setting.dtype), start=1):
+        ours.step(grads)
+        theirs.step(grads)
+        for index, (param, expected) in enumerate(zip(ours.params, theirs.params, strict=True)):
+            actual, right = param.detach(), expected.detach()
+            largest[index] = torch.maximum(largest[index], right.abs())
+            moved = (right - theirs.start[index]).abs()
+            # Each of the two rounds its parameter to half a unit in every step, wherever it computes.
+            allowed = 1e-9 * moved + step * epsilon * largest[index]
+            wrong = ~((actual - right).abs() <= allowed) & ~(actual.isnan() & right.isnan())
+            if wrong.any():
+                _fail(setting, ours, step, f"params[{index}]", actual, right, wrong)
+
+
+def _precision(setting: _Setting, candidate: Factory, reference: Factory) -> None:
+    wide = torch.float64 if setting.dtype == torch.float32 else torch.float32
+    ours = Run(candidate, setting.dtype, setting.seed, setting.device)
+    theirs = Run(reference, setting.dtype, setting.seed, setting.device)
+    truth = Run(reference, wide, setting.seed, setting.device)
+    with torch.no_grad():
+        for param, start in zip(truth.params, ours.start, strict=True):
+            param.copy_(start)
+    epsilon = torch.finfo(setting.dtype).eps
+    largest = _joined(truth.params).abs().clamp_min(1)
+    squares, own_squares = torch.zeros_like(largest), torch.zeros_like(largest)
+    for step, grads in enumerate(_rounded(setting, setting.dtype), start=1):
+        for run in (ours, theirs, truth):
+            run.step(grads)
+        true = _joined(truth.params)
+        largest = torch.maximum(largest, true.abs())
+        actual, own = _joined(ours.params), _joined(theirs.params)
+        # Where the reference itself leaves the range of the type there is nothing to compare.
+        comparable = own.isfinite() & true.isfinite()
+        wrong = comparable & ~actual.isfinite()
+        if wrong.any():
+            _fail(setting, ours, step, "all params joined", actual, true.to(setting.dtype), wrong)
+        error, own_error = (
+            torch.where(comparable, (values.to(wide) - true) / (epsilon * largest), 0) for values in (actual, own)
+        )
+        squares, own_squares = squares + error**2, own_squares + own_error**2
+        # Root mean square over all elements and steps so far, in units of the type's precision. Half a unit is allowed
+        # in any case: another order of operations may round where the reference happens not to.
+        found, allowed = (float((total.mean() / step).sqrt()) for total in (squares, own_squares))
+        if found > max(2 * allowed, 0.5):
+            worst = error.abs() == error.abs().max()
+            more = f"; its error against {wide} is {found:.3g} units, the reference's own is {allowed:.3g}"
+            _fail(setting, ours, step, "all params joined", actual, true.to(setting.dtype), worst, more)
+
+
+def _joined(params: Sequence[Tensor]) -> Tensor:
+    return torch.cat([param.detach().reshape(-1) for param in params])
+
+
+def _rounded(setting: _Setting, dtype: torch.dtype) -> Iterable[list[Tensor | None]]:
+    """Yield the gradients as ``dtype`` holds them, so that runs in wider types see the same numbers."""
+    for grads in gradients(setting.steps, setting.seed):
+        yield [None if grad is None else grad.to(dtype).to(setting.device) for grad in grads]
+
+
+_TITLES = {"T1": "bitwise", "T2": "displacement", "T3": "precision", "T4": "low precision"}
+
+
+def _title(setting: _Setting, run: Run) -> str:
+    dtype = str(setting.dtype).removeprefix("torch.")
+    return f"{setting.tier} ({_TITLES[setting.tier]}): {run.describe()} in {dtype}"
+
+
+def _fail(
+    setting: _Setting, run: Run, step: int, where: str, actual: Tensor, expected: Tensor, wrong: Tensor, more: str = ""
+) -> None:
+    index = tuple(wrong.nonzero()[0].tolist())
+    got, right = actual[index], expected[index]
+    distance = ulp_distance(got.to(expected.dtype), right).item()
+    raise AssertionError(
+        f"{_title(setting, run)}, step {step}: {where}[{', '.join(map(str, index))}] is {got.item()!r}, "
+        f"the reference has {right.item()!r}, {distance} ulp apart; "
+        f"{int(wrong.sum())} of {wrong.numel()} elements differ{more}"
+    )

@@ -1,0 +1,142 @@
+"""Deliberate mistakes: every one is the true text of the rules with one place changed.
+
+A test kit that lets one of them pass does not test optimizers. ``build(params)`` makes the mistaken optimizer and
+``reference(params)`` the true one from ``torch.optim``, both with the options under which the mistake shows.
+
+    >>> from optizoo.testing import assert_equivalent
+    >>> mutant = next(m for m in MUTANTS if m.name == "adam-eps-inside-root")
+    >>> try:
+    ...     assert_equivalent(mutant.build, mutant.reference)
+    ... except AssertionError:
+    ...     print("seen")
+    seen
+"""
+
+import inspect
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optizoo import rules
+from optizoo.optimizer import RuleOptimizer
+from optizoo.optimizers import optimizer_class
+from optizoo.testing.twins import torch_twin, with_rules
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        name: Says what is wrong.
+        optimizer: Name of the optimizer that makes the mistake.
+        true: The text in the rule of that name.
+        mistaken: What stands in its place.
+        options: Options of the constructor.
+    """
+
+    name: str
+    optimizer: str
+    true: str
+    mistaken: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, params: Any) -> RuleOptimizer:
+        """Make the optimizer with the mistake."""
+        mutated = _mutated(self.optimizer, self.true, self.mistaken)
+        return with_rules(optimizer_class(self.optimizer), mutated)(params, **self.options)
+
+    def reference(self, params: Any) -> Optimizer:
+        """Make the true optimizer."""
+        twin = torch_twin(self.optimizer, params, foreach=False, **self.options)
+        assert twin is not None, f"mutant {self.name} has options that torch lacks"
+        return twin
+
+
+def _mutated(rule: str, true: str, mistaken: str) -> types.ModuleType:
+    """Return a copy of the rules in which ``true`` reads ``mistaken`` in one place of the function ``rule``."""
+    function = inspect.getsource(getattr(rules, rule))
+    if function.count(true) != 1:
+        raise ValueError(f"the text {true!r} stands {function.count(true)} times in rule {rule!r}; it must stand once")
+    source = inspect.getsource(rules)
+    module = types.ModuleType("mutated_rules")
+    exec(compile(source.replace(function, function.replace(true, mistaken)), "<mutated rules>", "exec"), vars(module))
+    return module
+
+
+_DECAY = {"weight_decay": 0.1}
+_TINY_LR = {"lr": 1e-5}
+_MOMENTUM = {"lr": 0.01, "momentum": 0.9}
+
+MUTANTS: tuple[Mutant, ...] = (
+    # SGD
+    Mutant("sgd-ascends", "sgd", "alpha=-lr", "alpha=lr"),
+    Mutant("sgd-lr-1-percent-off", "sgd", "alpha=-lr", "alpha=-1.01 * lr", _TINY_LR),
+    Mutant("sgd-no-decay", "sgd", "alpha=weight_decay", "alpha=0.0", {**_DECAY, **_TINY_LR}),
+    Mutant("sgd-decay-times-lr", "sgd", "alpha=weight_decay", "alpha=lr * weight_decay", {**_DECAY, **_TINY_LR}),
+    Mutant("sgd-decay-halved", "sgd", "alpha=weight_decay", "alpha=weight_decay / 2", {**_DECAY, **_TINY_LR}),
+    # Momentum
+    Mutant("momentum-dampened-first-step", "momentum", "buffer = grad", "buffer = grad * (1 - dampening)",
+           {**_MOMENTUM, "dampening": 0.5}),
+    Mutant("momentum-dampening-ignored", "momentum", "alpha=1 - dampening", "alpha=1",
+           {**_MOMENTUM, "dampening": 0.5}),
+    Mutant("momentum-averages", "momentum", "alpha=1 - dampening", "alpha=1 - momentum", _MOMENTUM),
+    Mutant("momentum-nesterov-ignored", "momentum", "if nesterov", "if False", {**_MOMENTUM, "nesterov": True}),
+    Mutant("momentum-nesterov-without-gradient", "momentum", "grad.add(momentum_buffer, alpha=momentum)",
+           "momentum_buffer * momentum", {**_MOMENTUM, "nesterov": True}),
+    Mutant("momentum-nesterov-looks-ahead-twice", "momentum", "grad.add(momentum_buffer, alpha=momentum)",
+           "momentum_buffer.add(momentum_buffer, alpha=momentum)", {**_MOMENTUM, "nesterov": True}),
+    Mutant("momentum-decoupled-decay", "momentum", "grad = grad.add(param, alpha=weight_decay)",
+           "param = param * (1 - lr * weight_decay)", {**_MOMENTUM, **_DECAY}),
+    # RMSprop
+    Mutant("rmsprop-eps-inside-root", "rmsprop", "variance.sqrt() + eps", "(variance + eps).sqrt()"),
+    Mutant("rmsprop-eps-1e-7", "rmsprop", "+ eps", "+ 1e-7", _TINY_LR),
+    Mutant("rmsprop-no-eps", "rmsprop", "+ eps", "+ 1e-30"),
+    Mutant("rmsprop-alpha-swapped", "rmsprop", "(square_avg * alpha).addcmul(grad, grad, value=1 - alpha)",
+           "(square_avg * (1 - alpha)).addcmul(grad, grad, value=alpha)"),
+    Mutant("rmsprop-not-centered", "rmsprop", "if centered:", "if False:", {"centered": True, **_TINY_LR}),
+    Mutant("rmsprop-centered-without-square", "rmsprop", "addcmul(grad_avg, grad_avg, value=-1)",
+           "addcmul(grad_avg, grad, value=-1)", {"centered": True}),
+    Mutant("rmsprop-momentum-averages", "rmsprop", "addcdiv(grad, denom)", "addcdiv(grad, denom, value=1 - momentum)",
+           {"momentum": 0.9}),
+    Mutant("rmsprop-decay-outside-moments", "rmsprop", "grad = grad.add(param, alpha=weight_decay)",
+           "param = param * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+    # Adam
+    Mutant("adam-eps-inside-root", "adam", "second_moment.sqrt() / bias_correction2**0.5 + eps",
+           "(second_moment / bias_correction2 + eps).sqrt()"),
+    Mutant("adam-eps-before-correction", "adam", "second_moment.sqrt() / bias_correction2**0.5 + eps",
+           "(second_moment.sqrt() + eps) / bias_correction2**0.5", _TINY_LR),
+    Mutant("adam-eps-1e-7", "adam", "+ eps", "+ 1e-7", _TINY_LR),
+    Mutant("adam-no-correction-1", "adam", "1 - beta1**step if bias_correction else 1.0", "1.0"),
+    Mutant("adam-no-correction-2", "adam", "1 - beta2**step if bias_correction else 1.0", "1.0"),
+    Mutant("adam-correction-1-uses-beta2", "adam", "1 - beta1**step", "1 - beta2**step"),
+    Mutant("adam-correction-2-uses-beta1", "adam", "1 - beta2**step", "1 - beta1**step"),
+    Mutant("adam-correction-2-without-root", "adam", "bias_correction2**0.5", "bias_correction2"),
+    Mutant("adam-step-counts-from-2", "adam", "beta1, beta2 = betas", "(beta1, beta2), step = betas, step + 1",
+           _TINY_LR),
+    Mutant("adam-correction-1-from-2", "adam", "1 - beta1**step", "1 - beta1 ** (step + 1)", _TINY_LR),
+    Mutant("adam-betas-swapped", "adam", "beta1, beta2 = betas", "beta2, beta1 = betas"),
+    Mutant("adam-no-square", "adam", "addcmul(grad, grad, value", "addcmul(grad, grad.sign(), value"),
+    Mutant("adam-amsgrad-ignored", "adam", "max_exp_avg_sq.maximum(exp_avg_sq)", "exp_avg_sq", {"amsgrad": True}),
+    Mutant("adam-amsgrad-forgets", "adam", "second_moment = max_exp_avg_sq = max_exp_avg_sq.maximum(exp_avg_sq)",
+           "second_moment = max_exp_avg_sq.maximum(exp_avg_sq); max_exp_avg_sq = exp_avg_sq", {"amsgrad": True}),
+    Mutant("adam-decays-twice", "adam", "return param, exp_avg",
+           "param = param.add(param, alpha=-lr * weight_decay); return param, exp_avg", {**_DECAY, **_TINY_LR}),
+    Mutant("adam-decoupled-decay", "adam", "grad = grad.add(param, alpha=weight_decay)",
+           "param = param * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+    # AdamW
+    Mutant("adamw-l2", "adamw", "param = param * (1 - lr * weight_decay)",
+           "grad = grad.add(param, alpha=weight_decay)", {**_DECAY, **_TINY_LR}),
+    Mutant("adamw-decay-without-lr", "adamw", "1 - lr * weight_decay", "1 - 1e-3 * weight_decay",
+           {**_DECAY, **_TINY_LR}),
+    Mutant("adamw-no-decay", "adamw", "1 - lr * weight_decay", "1.0", {**_DECAY, **_TINY_LR}),
+    Mutant("adamw-decays-twice", "adamw", "weight_decay=0,", "weight_decay=weight_decay,", {**_DECAY, **_TINY_LR}),
+    Mutant("adamw-decay-grows", "adamw", "1 - lr * weight_decay", "1 + lr * weight_decay", {**_DECAY, **_TINY_LR}),
+    # (1 - αλ)(θ - αu) = (1 - αλ)θ - α(1 - αλ)u
+    Mutant("adamw-decay-after-update", "adamw", "param = param * (1 - lr * weight_decay)",
+           "param, lr = param * (1 - lr * weight_decay), lr * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+)  # fmt: skip
+"""Every mutant, in the order of the zoo."""

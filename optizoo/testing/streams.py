@@ -1,0 +1,65 @@
+"""Parameters and gradients on which mistakes in an optimizer show."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+SHAPES: tuple[tuple[int, ...], ...] = ((40, 25), (9, 11, 10), (), (0,))
+"""1991 elements. The first parameter is stored transposed, the second has no gradient in two steps of five."""
+
+SCALES = (-12.0, 3.0)
+"""Decades that the sizes of the gradients span: below ``eps``, where its place shows, and far above."""
+
+_BLOCK = 50
+
+
+def make_params(
+    dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu", seed: int = 0
+) -> list[Parameter]:
+    """Return fresh parameters of :data:`SHAPES`, and a frozen one at the end; a function of ``seed`` alone.
+
+    In every type they are the float32 values, so that runs in different types start from the same point (16-bit types
+    round them).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    params = []
+    for index, shape in enumerate(SHAPES):
+        values = torch.randn(shape, generator=generator, dtype=torch.float32).to(device, dtype)
+        params.append(Parameter(values.t().contiguous().t() if index == 0 else values))
+    params.append(Parameter(torch.ones(3, dtype=dtype, device=device), requires_grad=False))
+    return params
+
+
+def gradients(steps: int, seed: int = 0) -> Iterator[list[Tensor | None]]:
+    """Yield for every step one float64 gradient (or ``None``) for each of :func:`make_params`.
+
+    Every element keeps its scale over time, log-uniform over :data:`SCALES`; one in ten gradients is exactly zero, and
+    one element in fifty always.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    low, high = SCALES
+    scales = [10 ** (low + (high - low) * uniform(*shape)) * (uniform(*shape) > 0.02) for shape in SHAPES]
+    for start in range(0, steps, _BLOCK):
+        blocks = [
+            torch.randn(_BLOCK, *shape, generator=generator, dtype=torch.float64)
+            * scale
+            * (uniform(_BLOCK, *shape) > 0.1)
+            for shape, scale in zip(SHAPES, scales, strict=True)
+        ]
+        for offset in range(min(_BLOCK, steps - start)):
+            grads: list[Tensor | None] = [block[offset] for block in blocks]
+            if (start + offset) % 5 >= 3:
+                grads[1] = None
+            yield [*grads, None]
+
+
+def set_gradients(params: list[Parameter], grads: list[Tensor | None]) -> None:
+    """Give every parameter its gradient, in its own type, device and strides."""
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = None if grad is None else torch.empty_like(param).copy_(grad)

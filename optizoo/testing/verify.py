@@ -1,0 +1,277 @@
+"""``optizoo verify``: the whole matrix optimizer x options x backend x dtype, on the machine of whoever runs it."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optizoo.optimizers import create, optimizer_class
+from optizoo.testing import textbook
+from optizoo.testing.equivalence import Run, assert_equivalent
+from optizoo.testing.streams import gradients, make_params
+from optizoo.testing.twins import torch_twin, with_rules
+from optizoo.testing.ulp import ulp_distance
+
+BACKENDS = ("loop", "foreach")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+STEPS = 1000
+
+Options = dict[str, Any]
+
+
+def option_combinations() -> list[tuple[str, Options]]:
+    """Return every combination of options that changes what is computed, as (optimizer, options) pairs."""
+
+    def product(**choices: Sequence[Any]) -> list[Options]:
+        return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+
+    decay_and_sign = {"weight_decay": (0, 0.05), "maximize": (False, True)}
+    forms = [{}, {"dampening": 0.5}, {"nesterov": True}]
+    on_off = (False, True)
+    combinations = [("sgd", {"lr": 0.01, **options}) for options in product(**decay_and_sign)]
+    combinations += [
+        ("sgd", {"lr": 0.01, "momentum": 0.9, **form, **options})
+        for form in forms
+        for options in product(**decay_and_sign)
+    ]
+    combinations += [("momentum", {"lr": 0.01, **form}) for form in forms]
+    combinations += [
+        ("momentum", {"lr": 0.01, "lr_in_velocity": True, **options})
+        for options in product(nesterov=on_off, **decay_and_sign)
+    ]
+    combinations += [("rmsprop", options) for options in product(momentum=(0, 0.9), centered=on_off, **decay_and_sign)]
+    combinations += [
+        ("adam", options) for options in product(amsgrad=on_off, decoupled_weight_decay=on_off, **decay_and_sign)
+    ]
+    combinations += [("adam", {"bias_correction": False, **options}) for options in product(amsgrad=on_off)]
+    combinations += [("adamw", options) for options in product(amsgrad=on_off, **decay_and_sign)]
+    combinations += [("adamw", {"bias_correction": False})]
+    combinations += [(name, {"lr": torch.tensor(0.01)}) for name in ("sgd", "momentum", "rmsprop", "adam", "adamw")]
+    return combinations
+
+
+@dataclass
+class Result:
+    """One cell of the matrix.
+
+    Attributes:
+        optimizer: Name in the zoo.
+        options: What the constructor got, as text.
+        backend: ``"loop"`` or ``"foreach"``.
+        dtype: Type of the parameters, without ``torch.``.
+        reference: What it was held against, and how.
+        params_ulp_first: Largest distance of a parameter after the first step, in ulp.
+        states_ulp_first: The same for the states.
+        params_ulp_last: After the last step.
+        states_ulp_last: After the last step.
+        steps: Number of steps.
+        torch_nan: Elements in which torch goes on with NaN (centered RMSprop) and optizoo does not; not compared.
+        passed: Whether the cell keeps its promise.
+        message: Why not.
+    """
+
+    optimizer: str
+    options: str
+    backend: str
+    dtype: str
+    reference: str
+    params_ulp_first: float = math.nan
+    states_ulp_first: float = math.nan
+    params_ulp_last: float = math.nan
+    states_ulp_last: float = math.nan
+    steps: int = 0
+    torch_nan: int = 0
+    passed: bool = True
+    message: str = ""
+
+
+def verify(
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    device: torch.device | str = "cpu",
+    steps: int = STEPS,
+    combinations: Sequence[tuple[str, Options]] | None = None,
+) -> Iterator[Result]:
+    """Hold every backend against ``torch.optim``, bit for bit after every step, and yield one result for each cell.
+
+    Where torch has no such option, the textbook formulas are the reference: float64 in tier T2, float32 in tier T3.
+    On the CPU the reference is torch's loop; on CUDA each backend is held against torch's own of the same name.
+
+    Args:
+        dtypes: Types of the parameters.
+        device: Where the parameters live.
+        steps: Length of the runs.
+        combinations: Pairs of optimizer name and options; all of :func:`option_combinations` by default.
+    """
+    combinations = option_combinations() if combinations is None else combinations
+    for dtype in dtypes:
+        stream = _gradient_lists(dtype, device, steps)
+        for name, options in combinations:
+            if torch_twin(name, make_params(dtype, device), **options) is None:
+                yield from _against_textbook(name, options, dtype, device, steps)
+            else:
+                yield from _against_torch(name, options, dtype, device, stream)
+
+
+def _gradient_lists(dtype: torch.dtype, device: torch.device | str, steps: int) -> list[list[Tensor | None]]:
+    params = make_params(dtype, device)
+    return [
+        [None if g is None else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)]
+        for grads in gradients(steps)
+    ]
+
+
+def _result(name: str, options: Options, backend: str, dtype: torch.dtype, reference: str) -> Result:
+    text = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return Result(name, text, backend, str(dtype).removeprefix("torch."), reference)
+
+
+def _against_torch(
+    name: str, options: Options, dtype: torch.dtype, device: torch.device | str, stream: list[list[Tensor | None]]
+) -> Iterator[Result]:
+    on_cuda = torch.device(device).type == "cuda"
+    references: dict[bool, Run] = {}
+    cells: list[tuple[Run, Run, Result]] = []
+    for backend in BACKENDS:
+        foreach = backend == "foreach"
+        lists = foreach and on_cuda and not isinstance(options.get("lr"), Tensor)
+        if lists not in references:
+            references[lists] = Run(
+                lambda params, lists=lists: _required_twin(name, params, foreach=lists, **options), dtype, device=device
+            )
+        ours = Run(
+            lambda params, foreach=foreach: create(name, params, foreach=foreach, **options), dtype, device=device
+        )
+        result = _result(name, options, backend, dtype, "torch foreach, bitwise" if lists else "torch loop, bitwise")
+        result.steps = len(stream)
+        cells.append((ours, references[lists], result))
+
+    excused = bool(options.get("centered"))
+    for step, grads in enumerate(stream, start=1):
+        for run in [*references.values(), *(ours for ours, _, _ in cells)]:
+            for param, grad in zip(run.params, grads, strict=True):
+                # torch's foreach Nesterov writes into the gradients, so lists on CUDA get their own.
+                param.grad = grad.clone() if on_cuda and grad is not None else grad
+            run.optimizer.step()
+        for ours, theirs, result in cells:
+            _compare(ours, theirs, result, step, last=step == len(stream), excused=excused)
+    yield from (result for _, _, result in cells)
+
+
+def _required_twin(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
+    twin = torch_twin(name, params, **options)
+    assert twin is not None
+    return twin
+
+
+def _compare(ours: Run, theirs: Run, result: Result, step: int, *, last: bool, excused: bool) -> None:
+    pairs = list(_tensor_pairs(ours, theirs))
+    equal = all(torch.equal(actual, expected) for _, actual, expected in pairs)
+    if equal and step > 1 and not last:
+        return
+    worst = {"params": 0, "states": 0}
+    nans = 0
+    for kind, actual, expected in pairs:
+        distance = ulp_distance(actual, expected)
+        if excused:
+            faults = expected.isnan() & ~actual.isnan()
+            nans += int(faults.sum()) if kind == "params" else 0
+            distance = torch.where(faults, 0, distance)
+        if distance.numel():
+            worst[kind] = max(worst[kind], int(distance.max()))
+    if step == 1:
+        result.params_ulp_first, result.states_ulp_first = worst["params"], worst["states"]
+    if last:
+        result.params_ulp_last, result.states_ulp_last, result.torch_nan = worst["params"], worst["states"], nans
+    if any(worst.values()) and result.passed:
+        result.passed = False
+        result.message = f"step {step}: params {worst['params']} ulp, states {worst['states']} ulp apart"
+
+
+def _tensor_pairs(ours: Run, theirs: Run) -> Iterator[tuple[str, Tensor, Tensor]]:
+    for param, expected in zip(ours.params, theirs.params, strict=True):
+        yield "params", param.detach(), expected.detach()
+        state = ours.optimizer.state.get(param, {})
+        for name, value in theirs.optimizer.state.get(expected, {}).items():
+            yield "states", state[name].to(value.device), value
+
+
+def _against_textbook(
+    name: str, options: Options, dtype: torch.dtype, device: torch.device | str, steps: int
+) -> Iterator[Result]:
+    tier = {torch.float64: "T2", torch.float32: "T3"}.get(dtype)
+    if tier is None:
+        return
+    in_textbook = with_rules(optimizer_class(name), textbook)
+    for backend in BACKENDS:
+        result = _result(name, options, backend, dtype, f"textbook, tier {tier}")
+        result.steps = min(steps, 100)
+        try:
+            assert_equivalent(
+                lambda params, backend=backend: create(name, params, foreach=backend == "foreach", **options),
+                lambda params: in_textbook(params, foreach=False, **options),
+                tiers=[tier],
+                steps=result.steps,
+                device=device,
+            )
+        except AssertionError as error:
+            result.passed, result.message = False, str(error)
+        yield result
+
+
+def format_table(results: Sequence[Result], *, every_cell: bool = False) -> str:
+    """Return the results as a table: a line for each optimizer, backend, dtype and reference, the worst cell in it.
+
+    Args:
+        results: Of :func:`verify`.
+        every_cell: A line for every cell, with its options.
+    """
+    header = ["optimizer", "backend", "dtype", "reference", "options", "step 1", "last step", "torch NaN", "result"]
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        key = (result.optimizer, result.backend, result.dtype, result.reference)
+        groups.setdefault((*key, result.options) if every_cell else key, []).append(result)
+    rows = [header]
+    for key, cells in groups.items():
+        failed = sum(not cell.passed for cell in cells)
+        rows.append(
+            [
+                *key[:4],
+                cells[0].options if every_cell else str(len(cells)),
+                _ulp_text(cells, "first"),
+                _ulp_text(cells, "last"),
+                str(sum(cell.torch_nan for cell in cells) or ""),
+                f"FAIL ({failed})" if failed else "pass",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _ulp_text(cells: Sequence[Result], when: str) -> str:
+    params = max(getattr(cell, f"params_ulp_{when}") for cell in cells)
+    states = max(getattr(cell, f"states_ulp_{when}") for cell in cells)
+    return "within tier" if math.isnan(params) else f"{params}, {states} ulp"
+
+
+def as_json(results: Sequence[Result], device: torch.device | str) -> dict[str, Any]:
+    """Return the results with what they depend on, for a JSON file; unmeasured distances are ``null``."""
+    cells = [
+        {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(result).items()
+        }
+        for result in results
+    ]
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "passed": all(result.passed for result in results),
+        "cells": cells,
+    }

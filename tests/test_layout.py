@@ -1,0 +1,105 @@
+"""The house: what may import what, and how long a rule may be."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import optizoo
+from optizoo import rules
+
+PACKAGE = Path(optizoo.__file__).parent
+
+# Every module or package, and the floor on which it stands. Imports point down, or sideways inside one package.
+FLOORS = {
+    "rules": 0,
+    "schedules": 0,
+    "validation": 0,
+    "backends.trace": 1,
+    "backends.loop": 1,
+    "backends.foreach": 2,
+    "backends": 3,
+    "schedulers": 3,
+    "optimizer": 4,
+    "optimizers": 5,
+    "testing": 6,
+    "lab": 7,
+    "cli": 8,
+    "": 9,
+}
+
+
+def floor(module: str) -> tuple[str, int]:
+    """Return the entry of FLOORS under which ``module`` (without ``optizoo.``) falls, and its floor."""
+    while module not in FLOORS:
+        module = module.rpartition(".")[0]
+    return module, FLOORS[module]
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of optizoo that the file imports, without ``optizoo.``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            assert node.module is not None
+            candidates = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in candidates if is_module(name)}
+            found.update(modules or {node.module})
+    return {name.removeprefix("optizoo").removeprefix(".") for name in found if name.split(".")[0] == "optizoo"}
+
+
+def is_module(name: str) -> bool:
+    base = PACKAGE.parent.joinpath(*name.split("."))
+    return base.with_suffix(".py").exists() or (base / "__init__.py").exists()
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path):
+    """A module imports only from floors below its own, or from its own package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    module = ".".join(parts).removesuffix("__init__").removesuffix(".")
+    home, own = floor(module)
+    for imported in imports(path):
+        target, height = floor(imported)
+        package = home in ("lab", "testing") and target == home
+        if imported == "" and own > FLOORS["testing"]:
+            continue  # the lab uses public names, so it may read the shop window
+        assert height < own or package or target == home, f"{module} (floor {own}) imports {imported} (floor {height})"
+
+
+def test_rules_import_nothing():
+    """The heart stands alone: rules.py has no import statement."""
+    tree = ast.parse((PACKAGE / "rules.py").read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+RULES = [function for _, function in inspect.getmembers(rules, inspect.isfunction)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_is_short_and_documented(rule):
+    """A rule has at most 25 lines beside its docstring, and the docstring links the paper."""
+    doc = inspect.getdoc(rule)
+    assert doc is not None
+    assert "Source: " in doc
+    assert len(inspect.getsource(rule).splitlines()) - len((rule.__doc__ or "").splitlines()) <= 25
+
+
+def test_import_loads_torch_and_nothing_else():
+    """``import optizoo`` adds no module outside optizoo and the standard library to those that torch loads."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import optizoo; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(new - {'optizoo', 'torch'} - set(sys.stdlib_module_names)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

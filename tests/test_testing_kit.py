@@ -1,0 +1,183 @@
+"""The equivalence kit sees every planted mistake and accepts every correct form."""
+
+import re
+
+import pytest
+import torch
+
+import optizoo
+from optizoo import rules
+from optizoo.optimizers import optimizer_class
+from optizoo.testing import MUTANTS, assert_equivalent, textbook, ulp_distance, with_rules
+from optizoo.testing.mutants import Mutant
+from optizoo.testing.streams import gradients, make_params
+from optizoo.testing.ulp import identical
+from optizoo.testing.verify import Result, as_json, format_table, verify
+from tests.zoo import FEW, twin
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_rejected(mutant):
+    """A deliberate mistake fails under the default tiers, whatever it is."""
+    with pytest.raises(AssertionError, match=r"^T2"):
+        assert_equivalent(mutant.build, mutant.reference)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_fails_for_its_mistake_alone(mutant):
+    """The same options with the true rule pass, bit for bit: the mistake is all that is wrong with a mutant."""
+    assert_equivalent(
+        lambda params: optizoo.create(mutant.optimizer, params, **mutant.options),
+        mutant.reference,
+        tiers=["T1"],
+        steps=5,
+    )
+
+
+def test_mutants_cover_the_zoo():
+    """There are mutants of all five optimizers, more than twenty in all, with different names and mistakes."""
+    assert {mutant.optimizer for mutant in MUTANTS} == set(optizoo.list_optimizers())
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) > 20
+    assert len({(m.optimizer, m.true, m.mistaken, str(m.options)) for m in MUTANTS}) == len(MUTANTS)
+
+
+def test_a_mutant_whose_text_is_gone_says_so():
+    """A mutant of a rule that was rewritten raises instead of becoming the true rule."""
+    mutant = Mutant("stale", "sgd", "this text does not stand there", "x")
+    with pytest.raises(ValueError, match="stands 0 times in rule 'sgd'"):
+        mutant.build(make_params())
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in FEW if "lr_in_velocity" not in str(case.id)])
+def test_a_textbook_rewrite_is_accepted(name, options):
+    """The papers' formulas, rounded in other places, pass the default tiers against torch, but not bitwise."""
+    kind = with_rules(optimizer_class(name), textbook)
+
+    def candidate(params):
+        return kind(params, foreach=False, **options)
+
+    def reference(params):
+        return twin(name, params, foreach=False, **options)
+
+    assert_equivalent(candidate, reference)
+    with pytest.raises(AssertionError, match=r"^T1 \(bitwise\)"):
+        assert_equivalent(candidate, reference, tiers=["T1"])
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in FEW if "lr_in_velocity" not in str(case.id)])
+def test_the_zoo_passes_all_tiers(name, options):
+    """Every rule passes T1 to T4 against torch in every type that a tier has."""
+    assert_equivalent(
+        lambda params: optizoo.create(name, params, foreach=False, **options),
+        lambda params: twin(name, params, foreach=False, **options),
+        tiers=["T1", "T2", "T3", "T4"],
+        steps=50,
+    )
+
+
+def test_the_message_says_where_and_how_far():
+    """A failure names tier, options, type, step and element, gives both values and their distance in ulp."""
+    with pytest.raises(AssertionError) as failure:
+        assert_equivalent(lambda params: optizoo.SGD(params, lr=0.1), lambda params: torch.optim.SGD(params, lr=0.2))
+    assert re.fullmatch(
+        r"T2 \(displacement\): SGD\(lr=0\.1, momentum=0, .*\) in float64, step 1: params\[0\]\[0, \d+\] is -?\d\.\d+, "
+        r"the reference has -?\d\.\d+, \d+ ulp apart; \d+ of 1000 elements differ",
+        str(failure.value),
+    )
+
+
+def test_t1_asks_for_the_references_states():
+    """In T1 a missing state is a difference: a checkpoint would lack it."""
+
+    def forget_steps(optimizer, args, kwargs) -> None:
+        for state in optimizer.state.values():
+            del state["step"]
+
+    def forgetful(params):
+        optimizer = optizoo.RMSprop(params)
+        optimizer.register_step_post_hook(forget_steps)
+        return optimizer
+
+    with pytest.raises(AssertionError, match="lacks the state 'step'"):
+        assert_equivalent(forgetful, torch.optim.RMSprop, tiers=["T1"])
+
+
+def test_t3_sees_lost_precision():
+    """An optimizer that computes in bfloat16 passes for float32 in no tier."""
+
+    class Coarse(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+            for param in self.param_groups[0]["params"]:
+                if param.grad is not None:
+                    param -= (param.grad * self.defaults["lr"]).bfloat16()
+
+    with pytest.raises(AssertionError, match=r"^T3 \(precision\).*its error against torch.float64 is"):
+        assert_equivalent(Coarse, torch.optim.SGD, tiers=["T3"])
+
+
+def test_unknown_tiers_and_types():
+    """A tier that does not exist, or a type that no tier has, is an error and not a pass."""
+    with pytest.raises(ValueError, match="Unknown tier 'T9'; known: T1, T2, T3, T4"):
+        assert_equivalent(optizoo.SGD, torch.optim.SGD, tiers=["T9"])
+    with pytest.raises(ValueError, match=r"no tier of .* runs in torch\.float16"):
+        assert_equivalent(optizoo.SGD, torch.optim.SGD, dtype=torch.float16)
+
+
+def test_gradients_span_what_they_promise():
+    """The stream has fifteen decades, exact zeros, missing gradients, a frozen parameter, and depends on the seed."""
+    stream = list(gradients(100))
+    values = torch.stack([grads[0] for grads in stream if grads[0] is not None])
+    sizes = values.abs().amax(dim=0)
+    assert sizes[sizes > 0].min() < 1e-10
+    assert sizes.max() > 1e2
+    assert (values == 0).double().mean() > 0.1
+    assert (sizes == 0).any()
+    assert sum(grads[1] is None for grads in stream) == 40
+    assert all(grads[-1] is None for grads in stream)
+    first, again, other = (next(gradients(1, seed)) for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])  # pyright: ignore[reportArgumentType]
+    assert not torch.equal(first[0], other[0])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_ulp_distance_counts_numbers(dtype):
+    """Neighbours are one ulp apart, across zero and powers of two; zeros are one number; NaN is near NaN only."""
+    tiny = torch.finfo(dtype).smallest_normal
+    start = torch.tensor([1.0, -1.0, 2.0, 0.0, -0.0, tiny], dtype=dtype)
+    above = torch.nextafter(start.double(), torch.full_like(start, torch.inf).double()).to(dtype)
+    if dtype in (torch.float32, torch.float64):
+        above = torch.nextafter(start, torch.full_like(start, torch.inf))
+        assert ulp_distance(above, start).tolist() == [1] * 6
+    assert ulp_distance(start, start).tolist() == [0] * 6
+    zero = torch.zeros(1, dtype=dtype)
+    assert ulp_distance(zero, -zero).item() == 0
+    nan = torch.full((1,), torch.nan, dtype=dtype)
+    assert ulp_distance(nan, nan).item() == 0
+    assert ulp_distance(nan, zero).item() == torch.iinfo(torch.int64).max
+    assert identical(nan, nan)
+    assert not identical(nan, zero)
+
+
+def test_ulp_distance_of_different_types():
+    """Two types have no common ulp."""
+    with pytest.raises(TypeError, match="one floating-point dtype"):
+        ulp_distance(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
+
+
+def test_verify_reports_a_failure(monkeypatch):
+    """A rule that rounds elsewhere shows in the table as FAIL with its distance, and in the JSON as not passed."""
+    monkeypatch.setattr(rules, "adam", textbook.adam)
+    results = list(verify([torch.float32], steps=3, combinations=[("adam", {})]))
+    assert [result.passed for result in results] == [False, False]
+    assert all("step 1: params" in result.message for result in results)
+    assert "FAIL (1)" in format_table(results)
+    assert as_json(results, "cpu")["passed"] is False
+
+
+def test_verify_table():
+    """The table has a line for each optimizer, backend and type, and one for each cell on request."""
+    cells = [Result("sgd", f"lr={lr}", "loop", "float32", "torch loop, bitwise", 0, 0, 0, 0, 10) for lr in (1, 2)]
+    assert len(format_table(cells).splitlines()) == 3
+    assert len(format_table(cells, every_cell=True).splitlines()) == 4
+    assert "lr=2" in format_table(cells, every_cell=True)

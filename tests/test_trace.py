@@ -1,0 +1,145 @@
+"""Programs: what a trace records, and how the foreach backend replays it."""
+
+import pytest
+import torch
+
+from optizoo import rules
+from optizoo.backends import foreach, loop
+from optizoo.backends.trace import WORDS, Program, TraceError, trace
+
+ADAM = {
+    "lr": 0.001,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+    "bias_correction": True,
+    "step": 1.0,
+}
+ADAM_STATES = {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}
+RMSPROP = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
+RMSPROP_STATES = {"square_avg": True, "momentum_buffer": False, "grad_avg": False}
+SGD = {"lr": 0.1, "weight_decay": 0.0}
+MOMENTUM = {**SGD, "momentum": 0.9, "dampening": 0.0, "nesterov": False}
+
+
+def test_program_reads_like_the_rule():
+    """A printed program is the rule, one operation a line, its numbers replaced by places."""
+    program, scalars = trace(rules.momentum, {"momentum_buffer": True}, **{**MOMENTUM, "nesterov": True})
+    assert str(program) == (
+        "%3 = mul_scalar(momentum_buffer, other=$0)\n"
+        "%4 = add(%3, grad, alpha=$1)\n"
+        "%5 = add(grad, %4, alpha=$2)\n"
+        "%6 = add(param, %5, alpha=$3)\n"
+        "param <- %6\n"
+        "momentum_buffer <- %4"
+    )
+    assert scalars == (0.9, 1.0, 0.9, -0.1)
+
+
+def test_numbers_are_not_part_of_a_program():
+    """Another learning rate or step gives the same program with other scalars."""
+    program, scalars = trace(rules.adam, ADAM_STATES, **ADAM)
+    later, later_scalars = trace(rules.adam, ADAM_STATES, **{**ADAM, "lr": 0.5, "step": 7.0})
+    assert program == later
+    assert hash(program) == hash(later)
+    assert scalars != later_scalars
+
+
+def test_another_wiring_is_another_program():
+    """An option that changes what is computed changes the program."""
+    plain, _ = trace(rules.adam, ADAM_STATES, **ADAM)
+    decayed, _ = trace(rules.adam, ADAM_STATES, **{**ADAM, "weight_decay": 0.1})
+    ascending, _ = trace(rules.adam, ADAM_STATES, maximize=True, **ADAM)
+    assert len({plain, decayed, ascending}) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "states", "options", "in_place", "allocated"),
+    [
+        pytest.param(rules.sgd, {}, SGD, 1, 0, id="sgd"),
+        pytest.param(rules.momentum, {"momentum_buffer": True}, MOMENTUM, 3, 0, id="momentum"),
+        pytest.param(rules.rmsprop, RMSPROP_STATES, RMSPROP, 4, 1, id="rmsprop"),
+        pytest.param(rules.adam, ADAM_STATES, ADAM, 6, 1, id="adam"),
+        pytest.param(rules.adamw, ADAM_STATES, {**ADAM, "weight_decay": 0.1}, 7, 1, id="adamw"),
+    ],
+)
+def test_foreach_passes(rule, states, options, in_place, allocated):
+    """The foreach backend makes as few passes and allocations as torch's hand-written lists."""
+    program, _ = trace(rule, states, **options)
+    overwrites = foreach._overwrites(program)
+    assert (sum(overwrites), len(overwrites) - sum(overwrites)) == (in_place, allocated)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        pytest.param(lambda param, grad, *, lr: (param.exp(),), "'exp' is not a word of the rules", id="unknown-word"),
+        pytest.param(lambda param, grad, *, lr: (param if grad else grad,), "may not branch on a tensor", id="branch"),
+        pytest.param(lambda param, grad, *, lr: param, "must return the tuple", id="no-tuple"),
+        pytest.param(lambda param, grad, *, lr: (lr,), "must be computed from tensors", id="returns-number"),
+        pytest.param(lambda param, grad, *, lr: (param.lerp(1.0, lr),), "'lerp' takes tensors", id="number-for-tensor"),
+    ],
+)
+def test_a_rule_outside_the_vocabulary_is_named(rule, message):
+    """What a trace cannot follow raises TraceError, which says what it was."""
+    with pytest.raises(TraceError, match=message):
+        trace(rule, {}, lr=0.1)
+
+
+def every_word(param, grad, a, b, *, lr):
+    """Use every word and operator once; ``a`` and ``b`` trade places, to tempt an in-place replay into a mistake."""
+    x = (a - b) * (1 - a) / (2 / (b.abs() + 1.5)) - 0.5
+    x = x.lerp(grad, 0.3).addcmul(a, b, value=0.7).addcdiv(grad, b.abs() + 1, value=lr)
+    x = -x.maximum(b).clamp_min(-0.25) + grad.sign() * b.abs().sqrt() / 3
+    return param.add(x * a, alpha=-lr) + 0.125 * param, b, a
+
+
+def columns(seed: int, dtype: torch.dtype) -> dict[str, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    names = ("param", "grad", "a", "b")
+    return {name: [torch.randn(n, generator=generator).to(dtype) for n in (5, 1, 0)] for name in names}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_foreach_equals_loop_for_every_word(dtype):
+    """A rule that uses the whole vocabulary gives the same bits in both backends."""
+    program, _ = trace(every_word, {"a": True, "b": True}, lr=0.1)
+    assert {operation.word for operation in program.operations} == set(WORDS)
+    ours, reference = columns(0, dtype), columns(0, dtype)
+    for update, tensors in ((foreach.update, ours), (loop.update, reference)):
+        states = {name: tensors[name] for name in ("a", "b")}
+        assert update(every_word, tensors["param"], tensors["grad"], states, lr=0.1) == {}
+    for name, column in reference.items():
+        for actual, expected in zip(ours[name], column, strict=True):
+            assert torch.equal(actual, expected), name
+
+
+@pytest.mark.parametrize("update", [loop.update, foreach.update], ids=["loop", "foreach"])
+def test_a_made_state_does_not_alias_the_gradient(update):
+    """The first momentum buffer has the gradient's values and memory of its own; the gradient is not written."""
+    param, grad = torch.ones(3), torch.full((3,), 0.5)
+    made = update(rules.momentum, [param], [grad], {"momentum_buffer": None}, **MOMENTUM)
+    (buffer,) = made["momentum_buffer"]
+    assert torch.equal(buffer, grad)
+    assert buffer.data_ptr() != grad.data_ptr()
+    assert torch.equal(grad, torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("update", [loop.update, foreach.update], ids=["loop", "foreach"])
+def test_two_states_made_of_one_value_are_two_tensors(update):
+    """A rule that returns one value as two new states gives two tensors."""
+
+    def rule(param, grad, a=None, b=None, *, lr):
+        total = grad * 2
+        return param.add(total, alpha=-lr), total, total
+
+    states: loop.Columns = {"a": None, "b": None}
+    made = update(rule, [torch.ones(3)], [torch.ones(3)], states, lr=0.1)
+    assert made["a"][0].data_ptr() != made["b"][0].data_ptr()
+
+
+def test_program_is_plain_data():
+    """Programs with the same contents are equal, wherever they come from."""
+    program, _ = trace(rules.sgd, {}, **SGD)
+    assert program == Program(program.inputs, program.operations, program.outputs)

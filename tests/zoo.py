@@ -1,0 +1,85 @@
+"""The table of cases that the tests of the zoo share."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from optizoo.testing import torch_twin
+from optizoo.testing.verify import option_combinations
+
+
+def case_id(name: str, options: dict[str, Any]) -> str:
+    """Return the name of a case: the optimizer and its options."""
+    return "-".join([name, *(f"{key}={value!r}".replace(" ", "") for key, value in options.items())])
+
+
+COMBINATIONS = [pytest.param(name, options, id=case_id(name, options)) for name, options in option_combinations()]
+"""Every combination of options that changes what is computed."""
+
+WITH_TWIN = [
+    pytest.param(name, options, id=case_id(name, options))
+    for name, options in option_combinations()
+    if torch_twin(name, [Parameter(torch.zeros(1))], **options) is not None
+]
+"""Those of them that torch has too."""
+
+FEW = [
+    pytest.param(name, options, id=case_id(name, options))
+    for name, options in [
+        ("sgd", {"lr": 0.01}),
+        ("sgd", {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05}),
+        ("momentum", {"lr": 0.01, "lr_in_velocity": True}),
+        ("rmsprop", {"momentum": 0.9, "centered": True}),
+        ("adam", {"amsgrad": True, "weight_decay": 0.05}),
+        ("adamw", {}),
+    ]
+]
+"""One case for each rule, for promises that do not depend on the options."""
+
+
+def twin(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
+    """Return the twin in torch of a case that has one."""
+    optimizer = torch_twin(name, params, **options)
+    assert optimizer is not None
+    return optimizer
+
+
+def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Parameter]:
+    """Return two small parameters; a function of the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in ((4, 3), (3,))
+    ]
+
+
+def feed(params: list[Parameter], step: int) -> None:
+    """Give every parameter a gradient that depends on the number of the step alone."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for param in params:
+        grad = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        param.grad = torch.empty_like(param).copy_(grad)
+
+
+def run(optimizer: torch.optim.Optimizer, steps: range) -> None:
+    """Step through ``steps`` with the gradients of :func:`feed`."""
+    for step in steps:
+        feed([param for group in optimizer.param_groups for param in group["params"]], step)
+        optimizer.step()
+
+
+def assert_same_state(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
+    """Assert that parameters, state names and state values are identical, in order of the parameters."""
+    pairs = zip(
+        (param for group in ours.param_groups for param in group["params"]),
+        (param for group in theirs.param_groups for param in group["params"]),
+        strict=True,
+    )
+    for param, expected in pairs:
+        assert torch.equal(param, expected)
+        state, expected_state = ours.state[param], theirs.state[expected]
+        assert state.keys() == expected_state.keys()
+        for name, value in expected_state.items():
+            assert torch.equal(state[name], value), name
+            assert state[name].dtype == value.dtype
