@@ -1,5 +1,8 @@
 """An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it."""
 
+from optizoo import rules as rules
+from optizoo import schedulers as schedulers
+from optizoo import schedules as schedules
 from optizoo.optimizer import RuleOptimizer as RuleOptimizer
 from optizoo.optimizer import explain as explain
 from optizoo.optimizers import SGD as SGD
@@ -9,5 +12,6 @@ from optizoo.optimizers import Momentum as Momentum
 from optizoo.optimizers import RMSprop as RMSprop
 from optizoo.optimizers import create as create
 from optizoo.optimizers import list_optimizers as list_optimizers
+from optizoo.schedulers import ScheduleLR as ScheduleLR
 
 __version__ = "0.1.0"

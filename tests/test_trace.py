@@ -1,5 +1,7 @@
 """Programs: what a trace records, and how the foreach backend replays it."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from optizoo import rules
 from optizoo.backends import foreach, loop
 from optizoo.backends.trace import WORDS, Program, TraceError, trace
 
-ADAM = {
+ADAM: dict[str, Any] = {
     "lr": 0.001,
     "betas": (0.9, 0.999),
     "eps": 1e-8,
@@ -17,10 +19,10 @@ ADAM = {
     "step": 1.0,
 }
 ADAM_STATES = {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}
-RMSPROP = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
+RMSPROP: dict[str, Any] = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
 RMSPROP_STATES = {"square_avg": True, "momentum_buffer": False, "grad_avg": False}
-SGD = {"lr": 0.1, "weight_decay": 0.0}
-MOMENTUM = {**SGD, "momentum": 0.9, "dampening": 0.0, "nesterov": False}
+SGD: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}
+MOMENTUM: dict[str, Any] = {**SGD, "momentum": 0.9, "dampening": 0.0, "nesterov": False}
 
 
 def test_program_reads_like_the_rule():

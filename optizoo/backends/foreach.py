@@ -61,22 +61,31 @@ def replay(
     value. In 16-bit types that is not for use: ``torch._foreach_mul_`` rounds its number to the type of the tensors
     when it writes in place.
     """
-    values: list[Sequence[Tensor]] = list(inputs)
-    for operation, overwrite in zip(program.operations, _overwrites(program), strict=True):
-        overwrite = overwrite and in_place
-        function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
-        operands = [values[operand] for operand in operation.operands]
-        if operation.scalar is None:
-            result = function(*operands)
-        elif operation.word == "add":
-            result = function(*operands, alpha=scalars[operation.scalar])
+    values: list[Any] = list(inputs)
+    for function, operands, scalar, keyword, overwrite in _calls(program, in_place):
+        arguments = [values[operand] for operand in operands]
+        if scalar is None:
+            result = function(*arguments)
+        elif keyword is None:
+            result = function(*arguments, scalars[scalar])
         else:
-            result = function(*operands, scalars[operation.scalar])
-        values.append(operands[0] if overwrite else result)
+            result = function(*arguments, **{keyword: scalars[scalar]})
+        values.append(arguments[0] if overwrite else result)
     return [values[value] for _, value in program.outputs]
 
 
 @lru_cache(maxsize=1024)
+def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
+    """Return for every operation its function, operands, scalar, the scalar's keyword, and whether it overwrites."""
+    calls = []
+    for operation, may_overwrite in zip(program.operations, _overwrites(program), strict=True):
+        overwrite = may_overwrite and in_place
+        function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
+        keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
+        calls.append((function, operation.operands, operation.scalar, keyword, overwrite))
+    return tuple(calls)
+
+
 def _overwrites(program: Program) -> tuple[bool, ...]:
     """Return for every operation whether it may write into its first operand.
 

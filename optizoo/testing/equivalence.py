@@ -37,7 +37,7 @@ def assert_equivalent(
     """Raise if the two optimizers do not compute the same on gradients that make mistakes visible.
 
     Both run freely, each on its own copy of the same parameters, with gradients that span fifteen decades, exact
-    zeros, ``None`` gradients, a transposed, an empty and a frozen parameter (:mod:`optizoo.testing.streams`).
+    zeros, ``None`` gradients, a transposed, a 0-dim and a frozen parameter (:mod:`optizoo.testing.streams`).
 
     ==== ============================================================================================================
     T1   Bitwise: parameters and named states are identical after every step, in float32 and float64.

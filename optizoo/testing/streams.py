@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-SHAPES: tuple[tuple[int, ...], ...] = ((40, 25), (9, 11, 10), (), (0,))
+SHAPES: tuple[tuple[int, ...], ...] = ((40, 25), (9, 11, 10), ())
 """1991 elements. The first parameter is stored transposed, the second has no gradient in two steps of five."""
 
 SCALES = (-12.0, 3.0)

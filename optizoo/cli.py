@@ -1,0 +1,233 @@
+"""The command line: ``optizoo list | verify | train | compare``.
+
+Mistakes of the user end with one line on stderr and status 2; ``--debug`` shows where they came from. What needs the
+extra ``lab`` is imported by its sub-command, so the others work without it.
+"""
+
+import argparse
+import importlib.util
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from optizoo import __version__
+from optizoo.optimizers import list_optimizers, optimizer_class
+
+OVERRIDES = """
+Every value of the config can be set behind its file, by its dotted name:
+
+  optizoo {command} {file} --train.epochs 3 --model.name two_layer {example}
+
+Values are written as in TOML, where quotes may be left out; several make a list; none stands for "left out".
+"""
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAB = ("jinja2", "matplotlib", "numpy", "PIL", "torchvision", "tqdm")
+
+
+class UsageError(ValueError):
+    """The command line asks for something that cannot be done."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 if a verification fails, 2 for a mistake of the user.
+
+    >>> main(["list"])
+    sgd       Stochastic gradient descent, with momentum and Nesterov's form of it; drop-in for torch.optim.SGD.
+    momentum  Gradient descent with momentum, in either of its two forms.
+    ...
+    0
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "config"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if options.debug or not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(prog="optizoo", description="An optimizer zoo for PyTorch.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"optizoo {__version__}, torch {torch.__version__}")
+    parser.set_defaults(how_to_go_on="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            epilog=epilog,
+            parents=[common],
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    zoo = command("list", "name the optimizers, one a line")
+    zoo.set_defaults(run=_list)
+
+    verify = command("verify", "hold every optimizer against torch.optim on this machine")
+    verify.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
+    verify.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="types of the parameters")
+    verify.add_argument("--steps", type=_positive, default=None, help="length of the runs (default: 1000)")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
+    verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
+    verify.set_defaults(run=_verify)
+
+    epilog = OVERRIDES.format(command="train", file="RUN.toml", example="--optimizer.betas 0.9 0.99")
+    train = command("train", "train one model as a config says", epilog)
+    train.set_defaults(run=_train, how_to_go_on=": --resume goes on from here")
+
+    epilog = OVERRIDES.format(command="compare", file="COMPARE.toml", example="--seeds 0 1 2 --optimizers.0.lr 0.1")
+    compare = command("compare", "compare optimizers with each other and with their torch twins", epilog)
+    compare.set_defaults(run=_compare, how_to_go_on=": the same command goes on from here")
+
+    begin = train.add_mutually_exclusive_group()
+    begin.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    begin.add_argument("--fresh", action="store_true", help="start over in a folder that holds a run")
+    compare.add_argument("--fresh", action="store_true", help="start over in a folder that holds a comparison")
+    for each in (train, compare):
+        each.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, or the config.json of a run folder")
+        each.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
+        each.add_argument("--no-progress", action="store_true", help="no progress bars")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive integer")
+    return int(text)
+
+
+def _is_users(error: Exception) -> bool:
+    """Return whether an error says by itself what to do, so that a traceback would only hide it."""
+    if isinstance(error, (UsageError, ImportError, OSError)):
+        return True
+    # The lab's own errors; they exist only once the lab is imported.
+    names = {"CheckpointError", "CompareError", "ConfigError", "DataError", "RecordError"}
+    return any(kind.__module__.startswith("optizoo.lab.") and kind.__name__ in names for kind in type(error).__mro__)
+
+
+# list and verify ----------------------------------------------------------------------------------------------------
+
+
+def _list(_: argparse.Namespace) -> int:
+    width = max(map(len, list_optimizers()))
+    for name in list_optimizers():
+        doc = optimizer_class(name).__doc__ or ""
+        first = doc.strip().partition("\n")[0].replace(":class:", "").replace("`", "")
+        print(f"{name:{width}}  {first}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from optizoo.testing import verify as matrix
+
+    device = _device(options.device)
+    results: list[matrix.Result] = []
+    shown = None
+    for result in matrix.verify([DTYPES[name] for name in options.dtype], device, options.steps or matrix.STEPS):
+        results.append(result)
+        if sys.stderr.isatty() and (result.optimizer, result.dtype) != shown:
+            shown = result.optimizer, result.dtype
+            print(f"checking {result.optimizer} in {result.dtype} ...", file=sys.stderr)
+    print(matrix.format_table(results, every_cell=options.verbose))
+    failures = [result for result in results if not result.passed]
+    for result in failures:
+        print(f"FAIL {result.optimizer}({result.options}), {result.backend}, {result.dtype}: {result.message}")
+    verdict = f"{len(failures)} of {len(results)} cells fail" if failures else f"all {len(results)} cells pass"
+    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads: {verdict}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(matrix.as_json(results, device), indent=2) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used ({reason}): give cpu, or a device of this machine") from error
+    return device
+
+
+# train and compare --------------------------------------------------------------------------------------------------
+
+
+def _require_lab() -> None:
+    """Raise the ImportError that helps, where the extra is not installed."""
+    missing = [name for name in LAB if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"the lab needs {', '.join(missing)} too: pip install 'optizoo[lab]'")
+
+
+def _train(options: argparse.Namespace) -> int:
+    _require_lab()
+    from optizoo.lab import checkpoint, data
+    from optizoo.lab.config import digest, load_run, to_dict
+    from optizoo.lab.train import resolve_device, train
+
+    config = load_run(options.config, options.overrides)
+    folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
+    record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
+    if record.exists() and not (options.resume or options.fresh):
+        raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
+    if options.resume and not checkpoint.exists(saved):
+        print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
+    if options.fresh:
+        record.unlink(missing_ok=True)
+        checkpoint.remove(saved)
+    resolve_device(config.train.device)  # what cannot be had shows before the data are read
+    dataset = data.load(**asdict(config.data))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    trained = train(
+        config,
+        dataset,
+        record=record,
+        checkpoint=saved,
+        resume=options.resume,
+        progress=not options.no_progress,
+    )
+    result = trained.record.result
+    assert result is not None
+    print(f"{trained.status} after {result['steps']} steps, {result['seconds']:.1f} s of training")
+    if result["final_loss"] is not None:
+        print(f"mean loss of the last epoch {result['final_loss']:.4f}")
+    for split in ("validation", "test"):
+        if result[f"{split}_accuracy"] is not None:
+            print(f"{split} accuracy {result[f'{split}_accuracy']:.2%}")
+    print(f"record: {record}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    _require_lab()
+    from optizoo.lab.compare import compare
+    from optizoo.lab.config import load_compare
+
+    config = load_compare(options.config, options.overrides)
+    result = compare(config, options.out, progress=not options.no_progress, fresh=options.fresh)
+    print(result.table)
+    print(f"report: {result.folder / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

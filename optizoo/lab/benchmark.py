@@ -1,0 +1,163 @@
+"""How long an epoch takes: the lab's loop beside the two that people write by hand.
+
+All sides train the same linear model on the same images with the same kind of optimizer, in one process and in turn, so
+that a busy machine slows all of them alike.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from optizoo.lab import models
+from optizoo.lab.config import OptimizerConfig, RunConfig, TrainConfig
+from optizoo.lab.data import Dataset, Split, normalise
+from optizoo.lab.records import environment
+from optizoo.lab.train import resolve_device, train
+from optizoo.testing import torch_twin
+
+OPTIMIZERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("sgd", {"lr": 0.01}),
+    ("momentum", {"lr": 0.01}),
+    ("rmsprop", {"lr": 1e-4}),
+    ("adam", {"lr": 1e-4}),
+    ("adamw", {"lr": 1e-4}),
+)
+
+
+class PictureSet(TorchDataset):
+    """A split as ``torchvision.datasets.CIFAR10`` serves it: one PIL image at a time, then the transforms."""
+
+    def __init__(self, split: Split, transform: Callable[[Any], Any]):
+        self.data = split.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        self.targets = split.labels.tolist()
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def _optimizer(name: str, model: torch.nn.Module, options: dict[str, Any]) -> torch.optim.Optimizer:
+    optimizer = torch_twin(name, model, **options)
+    assert optimizer is not None
+    return optimizer
+
+
+def dataloader_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+    """Return the seconds of an epoch of the usual script: ``DataLoader`` without workers, ToTensor, Normalize."""
+    mean, std = ([value / 255 for value in values] for values in (dataset.mean, dataset.std))
+    pictures = PictureSet(dataset.train, Compose([ToTensor(), Normalize(mean, std)]))
+    loader = DataLoader(pictures, batch_size, shuffle=True)
+    model = models.create("linear", seed=0).to(device)
+    optimizer = _optimizer(name, model, options)
+    start = time.perf_counter()
+    for images, labels in loader:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images.to(device)), labels.to(device))
+        loss.backward()
+        optimizer.step()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def in_memory_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+    """Return the seconds of an epoch of a careful hand-written loop over normalised float32 images in memory."""
+    images = normalise(dataset.train.images.to(device), dataset.mean, dataset.std)
+    labels = dataset.train.labels.to(device)
+    model = models.create("linear", seed=0).to(device)
+    optimizer = _optimizer(name, model, options)
+    start = time.perf_counter()
+    order = torch.randperm(len(images), device=device)
+    for index in order.split(batch_size):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images[index]), labels[index])
+        loss.backward()
+        optimizer.step()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def lab_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+    """Return the seconds of an epoch of :func:`optizoo.lab.train.train`, schedule and record of losses included."""
+    settings = dict(options)
+    config = RunConfig(
+        name="benchmark",
+        optimizer=OptimizerConfig(name=name, lr=settings.pop("lr"), options=settings),
+        train=TrainConfig(epochs=1, batch_size=batch_size, device=device, evaluate_every=1),
+    )
+    result = train(config, dataset, progress=False).record.result
+    assert result is not None
+    return result["seconds"]
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def epoch_benchmark(
+    dataset: Dataset,
+    *,
+    optimizers: Sequence[tuple[str, dict[str, Any]]] = OPTIMIZERS,
+    batch_size: int = 128,
+    repeats: int = 7,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Time an epoch of the linear model on every side and return medians, ratios and the environment.
+
+    Args:
+        dataset: Its train split is the epoch.
+        optimizers: Names and options.
+        batch_size: Images in a batch.
+        repeats: Of the two fast sides, alternating, after one warm-up; the ``DataLoader`` script runs once for each
+            optimizer, between them.
+        device: As in :class:`optizoo.lab.config.TrainConfig`.
+
+    Returns:
+        ``{"environment", "dataset", "batch_size", "repeats", "rows": [{"optimizer", "lab_s", "in_memory_s",
+        "dataloader_s", "in_memory_over_lab", "dataloader_over_lab"}]}``, times in seconds.
+    """
+    device = str(resolve_device(device))
+    rows = []
+    for name, options in optimizers:
+        arguments = (dataset, name, options, batch_size, device)
+        for side in (lab_epoch, in_memory_epoch):
+            side(*arguments)
+        lab, memory = [], []
+        for _ in range(repeats):
+            lab.append(lab_epoch(*arguments))
+            memory.append(in_memory_epoch(*arguments))
+        loader = dataloader_epoch(*arguments)
+        row = {"optimizer": name, "lab_s": statistics.median(lab), "in_memory_s": statistics.median(memory)}
+        # The median of the ratios of neighbours in time, which a change of the machine's load touches least.
+        row["in_memory_over_lab"] = statistics.median(b / a for a, b in zip(lab, memory, strict=True))
+        row |= {"dataloader_s": loader, "dataloader_over_lab": loader / row["lab_s"]}
+        rows.append(row)
+    return {
+        "environment": environment(device),
+        "dataset": {"name": dataset.name, "source": dataset.source, "train": len(dataset.train)},
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "rows": rows,
+    }
+
+
+def format_epochs(result: dict[str, Any]) -> str:
+    """Return the result of :func:`epoch_benchmark` as a table."""
+    lines = ["optimizer   lab [s]   in memory [s]   DataLoader [s]   in memory / lab   DataLoader / lab"]
+    lines += [
+        f"{row['optimizer']:<10}{row['lab_s']:9.3f}{row['in_memory_s']:16.3f}{row['dataloader_s']:17.2f}"
+        f"{row['in_memory_over_lab']:18.2f}{row['dataloader_over_lab']:19.1f}"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)

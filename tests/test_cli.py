@@ -1,0 +1,261 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import optizoo
+from optizoo import cli
+from optizoo.lab import compare as comparing
+from optizoo.lab import train as training
+from optizoo.lab.config import load_compare, load_run
+from optizoo.lab.data import Dataset, Split
+from optizoo.lab.records import Record
+from optizoo.testing import verify as matrix
+
+CONFIG = """
+name = "tiny"
+[data]
+name = "synthetic"
+[train]
+epochs = 2
+batch_size = 16
+device = "cpu"
+"""
+
+
+def random_split(n: int) -> Split:
+    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+    return Split(images, torch.arange(n) % 10)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config in an empty current folder; instead of the synthetic set, which takes a second, 40 images of noise."""
+    dataset = Dataset(
+        name="synthetic",
+        source="noise",
+        classes=tuple("abcdefghij"),
+        train=random_split(40),
+        validation=random_split(20),
+        test=random_split(30),
+        mean=(127.5, 127.5, 127.5),
+        std=(73.9, 73.9, 73.9),
+        digest="digest",
+    )
+    monkeypatch.setattr("optizoo.lab.data.load", lambda *_, **__: dataset)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.toml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def only_folder() -> Path:
+    (folder,) = Path("runs").iterdir()
+    return folder
+
+
+def test_list_names_every_optimizer(capsys: pytest.CaptureFixture[str]):
+    """``optizoo list`` prints one line for each optimizer: its name and what it is."""
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == optizoo.list_optimizers()
+    assert all(line.endswith(".") and ":" not in line and "`" not in line for line in lines)
+
+
+def test_version_names_torch_too(capsys: pytest.CaptureFixture[str]):
+    """``optizoo --version`` prints both versions that a report of a fault needs."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"optizoo {optizoo.__version__}, torch {torch.__version__}\n"
+
+
+# verify ---------------------------------------------------------------------------------------------------------------
+
+
+def result(**changes: Any) -> matrix.Result:
+    values = {"params_ulp_first": 0, "states_ulp_first": 0, "params_ulp_last": 0, "states_ulp_last": 0, "steps": 3}
+    return matrix.Result("adam", "lr=0.1", "loop", "float64", "torch loop, bitwise", **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("results", "status", "verdict"),
+    [
+        pytest.param([result()], 0, "all 1 cells pass", id="pass"),
+        pytest.param([result(), result(passed=False, message="2 ulp apart")], 1, "1 of 2 cells fail", id="fail"),
+    ],
+)
+def test_verify_tells_in_its_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    results: list[matrix.Result],
+    status: int,
+    verdict: str,
+):
+    """The exit status is 1 if a cell fails; table, verdict and JSON file say which and on what."""
+    asked = []
+
+    def verify(*arguments: Any) -> list[matrix.Result]:
+        asked.append(arguments)
+        return results
+
+    monkeypatch.setattr(matrix, "verify", verify)
+    arguments = ["verify", "--dtype", "float64", "float16", "--steps", "3", "--json", str(tmp_path / "v.json")]
+    assert cli.main(arguments) == status
+    assert asked == [([torch.float64, torch.float16], torch.device("cpu"), 3)]
+    out = capsys.readouterr().out
+    assert out.startswith(matrix.format_table(results))
+    assert f"torch {torch.__version__} on cpu" in out
+    assert verdict in out
+    assert ("FAIL adam(lr=0.1), loop, float64: 2 ulp apart" in out) is (status == 1)
+    written = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
+    assert written["passed"] is (status == 0)
+    assert len(written["cells"]) == len(results)
+
+
+# train ----------------------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_a_run_folder(config: Path, capsys: pytest.CaptureFixture[str]):
+    """``optizoo train`` leaves record, checkpoint and resolved config in a folder that is named after the config."""
+    assert (
+        cli.main(
+            ["train", str(config), "--train.epochs", "1", "--optimizer.betas", "0.5", "0.9", "--optimizer.name", "adam"]
+        )
+        == 0
+    )
+    folder = only_folder()
+    assert folder.name.startswith("tiny-")
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "config.json", "record.jsonl"]
+    resolved = load_run(folder / "config.json")
+    assert resolved.train.epochs == 1
+    assert resolved.optimizer.options == {"betas": (0.5, 0.9)}
+    found = Record.read(folder / "record.jsonl").result
+    assert found is not None
+    out = capsys.readouterr().out
+    assert "finished after 3 steps" in out
+    assert f"test accuracy {found['test_accuracy']:.2%}" in out
+
+
+def test_train_does_not_overwrite_unasked(config: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder that holds a run is gone on with or begun anew only if the caller says which."""
+    assert cli.main(["train", str(config), "--out", "here"]) == 0
+    assert cli.main(["train", str(config), "--out", "here"]) == 2
+    assert "error: here holds a run: go on with it (--resume), start over (--fresh)" in capsys.readouterr().err
+    first = Path("here/record.jsonl").read_bytes()
+    assert cli.main(["train", str(config), "--out", "here", "--resume"]) == 0
+    assert Path("here/record.jsonl").read_bytes() == first
+    assert cli.main(["train", str(config), "--out", "here", "--fresh"]) == 0
+
+
+def test_interrupted_run_resumes(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """After Ctrl-C the status is 130 and the message says how to go on; ``--resume`` does."""
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", interrupt)
+        assert cli.main(["train", str(config)]) == 130
+    assert capsys.readouterr().err == "interrupted: --resume goes on from here\n"
+    assert cli.main(["train", str(config), "--resume"]) == 0
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+# compare --------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_passes_on_what_was_asked(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """``optizoo compare`` reads the config with its overrides, hands it on, and prints the table it gets."""
+    asked = {}
+
+    def compare(config: Any, out: Any, **options: Any) -> comparing.CompareResult:
+        asked.update(config=config, out=out, **options)
+        return comparing.CompareResult("the table", Path("folder"), [], [])
+
+    monkeypatch.setattr(comparing, "compare", compare)
+    assert cli.main(["compare", str(config), "--out", "there", "--fresh", "--no-progress", "--seeds", "3", "4"]) == 0
+    expected = load_compare(config, ["--seeds", "3", "4"])
+    assert asked == {"config": expected, "out": Path("there"), "progress": False, "fresh": True}
+    assert capsys.readouterr().out == f"the table\nreport: {Path('folder/report.html')}\n"
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["train", "nowhere.toml"], "nowhere.toml: cannot be read", id="no-config"),
+        pytest.param(["train", "tiny.toml", "--train.epochs", "-3"], "key train.epochs = -3; must be", id="value"),
+        pytest.param(["train", "tiny.toml", "--train.epoch", "3"], "did you mean 'epochs'?", id="key"),
+        pytest.param(["train", "tiny.toml", "extra"], "'extra' stands before any --key", id="argument"),
+        pytest.param(["train", "tiny.toml", "--train.device", "cuda:99"], "key train.device = 'cuda:99'", id="device"),
+        pytest.param(["compare", "tiny.toml", "--optimizer.lr", "1"], "did you mean 'optimizers'?", id="compare-key"),
+        pytest.param(["verify", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="verify-device"),
+    ],
+)
+def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    """A mistake of the user ends with one line on stderr and status 2, and leaves no folder behind."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["trian"], ["list", "--loud"], ["verify", "--steps", "0"], ["verify", "--dtype", "int8"], ["train"]],
+    ids=["nothing", "command", "flag", "steps", "dtype", "no-config"],
+)
+def test_misused_commands_print_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]):
+    """What the command line itself cannot parse ends with its usage and status 2."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: optizoo")
+
+
+def test_debug_shows_the_traceback(config: Path):
+    """With ``--debug`` the error itself comes out."""
+    with pytest.raises(ValueError, match="must be an integer"):
+        cli.main(["train", "--debug", str(config), "--train.epochs", "-3"])
+
+
+def test_faults_of_the_program_are_not_hidden(config: Path, monkeypatch: pytest.MonkeyPatch):
+    """An error that is not the user's comes with its traceback."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(training, "train", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        cli.main(["train", str(config)])
+
+
+def test_missing_lab_extra_is_told(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Without the extra, train and compare say what to install, and the other commands work."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("tqdm", "jinja2") else name)
+    for command in ("train", "compare"):
+        assert cli.main([command, str(config)]) == 2
+        assert capsys.readouterr().err == "error: the lab needs jinja2, tqdm too: pip install 'optizoo[lab]'\n"
+    assert cli.main(["list"]) == 0
+
+
+def test_importing_the_command_line_does_not_import_the_lab():
+    """``optizoo list`` and ``optizoo verify`` work where only torch is installed."""
+    code = "import sys, optizoo.cli; sys.exit(any(name.startswith('optizoo.lab') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
