@@ -203,13 +203,15 @@ class RuleOptimizer(Optimizer):
 
     def _buckets(self) -> list[Bucket]:
         """Sort the parameters with gradients into buckets, make their missing states and count the step."""
-        if not self.supports_sparse and any(
-            param.grad is not None and param.grad.is_sparse for group in self.param_groups for param in group["params"]
-        ):
+        work = [
+            (group, [(param, grad) for param in group["params"] if (grad := param.grad) is not None])
+            for group in self.param_groups
+        ]
+        if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
-        return [bucket for group in self.param_groups for bucket in self._group_buckets(group)]
+        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
 
-    def _group_buckets(self, group: Mapping[str, Any]) -> Iterable[Bucket]:
+    def _group_buckets(self, group: Mapping[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
         rule = self.select_rule(group)
         states = {
             name: group[self.state_switches[name]] if name in self.state_switches else starts_as_zeros
@@ -219,10 +221,7 @@ class RuleOptimizer(Optimizer):
         made_by_rule = [name for name in states if not states[name] and name not in self.state_switches]
         on_device = group["capturable"] or torch.compiler.is_compiling()
         buckets: dict[tuple, Bucket] = {}
-        for param in group["params"]:
-            grad = param.grad
-            if grad is None:
-                continue
+        for param, grad in pairs:
             # Like torch's, a rule without state leaves no entry.
             store = self.state[param] if states or self.counts_steps else {}
             step = self._count_step(store, param, on_device) if self.counts_steps else None

@@ -5,7 +5,8 @@ A rule is a free function ``(param, grad, *state, **options) -> (param, *state)`
 * Positional arguments after ``param, grad`` are the state, under the names that ``torch.optim`` gives it. A state with
   the default ``None`` may be absent: it is either switched on by an option or made by the rule at the first update.
 * Keyword-only arguments are the hyper-parameters. ``step`` is the number of this update, counted from 1.
-* A rule never writes in place. It returns the new parameter and the new states, in the order of the arguments.
+* A rule is a pure function: it never writes in place, and nothing but its arguments decides what it does. It returns
+  the new parameter and the new states, in the order of the arguments.
 * Its words are ``+ - * /``, unary minus, ``add(x, alpha=)``, ``lerp``, ``addcmul``, ``addcdiv``, ``sqrt``, ``abs``,
   ``sign``, ``maximum`` and ``clamp_min``, which tensors and traced expressions both know. ``if`` may look at
   hyper-parameters and at the absence of a state, never at tensors.

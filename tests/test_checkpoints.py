@@ -8,7 +8,8 @@ import torch
 from torch.nn import Parameter
 
 import optizoo
-from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run, twin
+from optizoo.testing import torch_twin
+from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run
 
 
 def through_a_file(state_dict: dict) -> dict:
@@ -29,7 +30,7 @@ def copy_params(target: list[Parameter], source: list[Parameter]) -> None:
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
 def test_exchange_with_torch(name, options, direction):
     """Saved by one after five steps and loaded by the other, training goes on as if nothing had changed."""
-    makers = [optizoo.create, twin]
+    makers = [optizoo.create, torch_twin]
     if direction == "from-torch":
         makers.reverse()
     first, second = (make(name, parameters(seed=seed), foreach=False, **options) for seed, make in enumerate(makers))

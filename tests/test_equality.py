@@ -7,9 +7,9 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.optimizer import schema as read_schema
 from optizoo.optimizers import optimizer_class
-from optizoo.testing import assert_equivalent, textbook, with_rules
+from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
 from optizoo.testing.verify import DTYPES, STEPS, verify
-from tests.zoo import COMBINATIONS, WITH_TWIN, case_id, twin
+from tests.zoo import COMBINATIONS, WITH_TWIN, case_id
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -86,7 +86,7 @@ def test_complex_parameters(name, options, foreach):
     makers = {
         "complex": lambda params: optizoo.create(name, params, foreach=foreach, **options),
         "real": lambda params: optizoo.create(name, params, foreach=False, **options),
-        "torch": lambda params: twin(name, params, foreach=False, **options),
+        "torch": lambda params: torch_twin(name, params, foreach=False, **options),
     }
     ends = {}
     for kind, make in makers.items():

@@ -11,7 +11,8 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.optimizers import optimizer_class
-from tests.zoo import FEW, assert_same_state, feed, parameters, run, twin
+from optizoo.testing import torch_twin
+from tests.zoo import FEW, assert_same_state, feed, parameters, run
 
 CLASSES = [optizoo.SGD, optizoo.Momentum, optizoo.RMSprop, optizoo.Adam, optizoo.AdamW]
 TORCH = {
@@ -266,7 +267,7 @@ def test_parameters_of_every_kind_in_one_group(name, foreach):
 def test_tensor_lr_may_change_in_place(name):
     """A tensor lr is read at every step, so filling it in place changes the next step, as in torch."""
     ends = []
-    for make in (optizoo.create, twin):
+    for make in (optizoo.create, torch_twin):
         params, lr = parameters(), torch.tensor(0.1)
         optimizer = make(name, params, lr=lr, foreach=False)
         run(optimizer, range(2))

@@ -8,12 +8,12 @@ import torch
 import optizoo
 from optizoo import rules
 from optizoo.optimizers import optimizer_class
-from optizoo.testing import MUTANTS, assert_equivalent, textbook, ulp_distance, with_rules
+from optizoo.testing import MUTANTS, assert_equivalent, textbook, torch_twin, ulp_distance, with_rules
 from optizoo.testing.mutants import Mutant
 from optizoo.testing.streams import gradients, make_params
 from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
-from tests.zoo import FEW, twin
+from tests.zoo import FEW
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -57,7 +57,7 @@ def test_a_textbook_rewrite_is_accepted(name, options):
         return kind(params, foreach=False, **options)
 
     def reference(params):
-        return twin(name, params, foreach=False, **options)
+        return torch_twin(name, params, foreach=False, **options)
 
     assert_equivalent(candidate, reference)
     with pytest.raises(AssertionError, match=r"^T1 \(bitwise\)"):
@@ -69,7 +69,7 @@ def test_the_zoo_passes_all_tiers(name, options):
     """Every rule passes T1 to T4 against torch in every type that a tier has."""
     assert_equivalent(
         lambda params: optizoo.create(name, params, foreach=False, **options),
-        lambda params: twin(name, params, foreach=False, **options),
+        lambda params: torch_twin(name, params, foreach=False, **options),
         tiers=["T1", "T2", "T3", "T4"],
         steps=50,
     )
@@ -166,8 +166,9 @@ def test_ulp_distance_of_different_types():
 
 
 def test_verify_reports_a_failure(monkeypatch):
-    """A rule that rounds elsewhere shows in the table as FAIL with its distance, and in the JSON as not passed."""
-    monkeypatch.setattr(rules, "adam", textbook.adam)
+    """A mistaken rule shows in the table as FAIL with its distance, and in the JSON as not passed."""
+    mistaken = next(mutant for mutant in MUTANTS if mutant.name == "adam-eps-1e-7").build(make_params())
+    monkeypatch.setattr(rules, "adam", mistaken.select_rule(mistaken.defaults))
     results = list(verify([torch.float32], steps=3, combinations=[("adam", {})]))
     assert [result.passed for result in results] == [False, False]
     assert all("step 1: params" in result.message for result in results)

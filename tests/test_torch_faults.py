@@ -5,7 +5,8 @@ import torch
 from torch.nn import Parameter
 
 import optizoo
-from tests.zoo import parameters, twin
+from optizoo.testing import torch_twin
+from tests.zoo import parameters
 
 
 def drive(optimizer: torch.optim.Optimizer, param: Parameter, grads: list[torch.Tensor]) -> torch.Tensor:
@@ -20,7 +21,7 @@ def drive(optimizer: torch.optim.Optimizer, param: Parameter, grads: list[torch.
 def test_centered_rmsprop_under_constant_gradients(foreach):
     """Torch's centered RMSprop reaches the root of a negative number and goes on with NaN; ours stays finite."""
     ends = {}
-    for library, make in (("optizoo", optizoo.create), ("torch", twin)):
+    for library, make in (("optizoo", optizoo.create), ("torch", torch_twin)):
         param = Parameter(torch.ones(64))
         grad = torch.linspace(0.1, 3.0, 64)
         optimizer = make("rmsprop", [param], alpha=0.9, centered=True, foreach=foreach)
@@ -43,7 +44,7 @@ def test_centered_rmsprop_follows_the_truth_while_float32_can():
 def test_lr_zero_with_a_zero_second_moment(name):
     """Differentiable Adam at lr 0 with zero gradients is NaN in torch (#126514); here nothing moves."""
     ends = {}
-    for library, make in (("optizoo", optizoo.create), ("torch", twin)):
+    for library, make in (("optizoo", optizoo.create), ("torch", torch_twin)):
         param = torch.ones(2, requires_grad=True).clone()
         optimizer = make(name, [param], lr=torch.tensor(0.0), differentiable=True)
         param.grad = torch.zeros(2)
@@ -94,7 +95,7 @@ def test_the_default_eps_in_float16():
     The rule is elementwise arithmetic in the parameter's type, bit for bit torch's; an ``eps`` that the type can hold
     is the remedy for both.
     """
-    for make in (optizoo.create, twin):
+    for make in (optizoo.create, torch_twin):
         for eps, finite in ((1e-8, False), (1e-4, True)):
             param = Parameter(torch.ones(1).half())
             optimizer = make("adam", [param], eps=eps, foreach=False)
@@ -103,7 +104,7 @@ def test_the_default_eps_in_float16():
 
 def test_bfloat16_decay_can_stall():
     """Weights of 1 in bfloat16 do not feel a decay factor of 0.999, in torch and here: half an ulp is 0.002."""
-    for make in (optizoo.create, twin):
+    for make in (optizoo.create, torch_twin):
         param = Parameter(torch.ones(1).bfloat16())
         optimizer = make("adamw", [param], lr=0.01, weight_decay=0.1, foreach=False)
         assert drive(optimizer, param, [torch.zeros(1).bfloat16()] * 10).item() == 1.0
@@ -134,7 +135,7 @@ def test_the_two_forms_of_momentum_part_when_lr_changes():
 )
 def test_options_that_torch_swallows(name, options):
     """Torch accepts these silently; here they raise."""
-    twin(name, parameters(), **options)
+    torch_twin(name, parameters(), **options)
     with pytest.raises((TypeError, ValueError), match="Invalid"):
         optizoo.create(name, parameters(), **options)
 

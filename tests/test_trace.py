@@ -1,5 +1,6 @@
 """Programs: what a trace records, and how the foreach backend replays it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -19,7 +20,14 @@ ADAM: dict[str, Any] = {
     "step": 1.0,
 }
 ADAM_STATES = {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}
-RMSPROP: dict[str, Any] = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
+RMSPROP: dict[str, Any] = {
+    "lr": 0.01,
+    "alpha": 0.99,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "momentum": 0.0,
+    "centered": False,
+}
 RMSPROP_STATES = {"square_avg": True, "momentum_buffer": False, "grad_avg": False}
 SGD: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}
 MOMENTUM: dict[str, Any] = {**SGD, "momentum": 0.9, "dampening": 0.0, "nesterov": False}
@@ -77,6 +85,7 @@ def test_foreach_passes(rule, states, options, in_place, allocated):
     ("rule", "message"),
     [
         pytest.param(lambda param, grad, *, lr: (param.exp(),), "'exp' is not a word of the rules", id="unknown-word"),
+        pytest.param(lambda param, grad, *, lr: (param**2,), r"'\*\*' of a tensor is not a word", id="power"),
         pytest.param(lambda param, grad, *, lr: (param if grad else grad,), "may not branch on a tensor", id="branch"),
         pytest.param(lambda param, grad, *, lr: param, "must return the tuple", id="no-tuple"),
         pytest.param(lambda param, grad, *, lr: (lr,), "must be computed from tensors", id="returns-number"),
@@ -87,6 +96,67 @@ def test_a_rule_outside_the_vocabulary_is_named(rule, message):
     """What a trace cannot follow raises TraceError, which says what it was."""
     with pytest.raises(TraceError, match=message):
         trace(rule, {}, lr=0.1)
+
+
+def counted(rule):
+    """Return a rule that counts how often it runs, and the list that grows with every run."""
+    runs = []
+
+    def wrapper(param, grad, *, lr, step):
+        runs.append(step)
+        return rule(param, grad, lr=lr, step=step)
+
+    return wrapper, runs
+
+
+def traced(rule, steps: list[float]) -> list[tuple[str, tuple]]:
+    return [
+        (str(program).split("(")[0], scalars)
+        for step in steps
+        for program, scalars in [trace(rule, {}, lr=0.5, step=step)]
+    ]
+
+
+def test_a_rule_runs_once_for_a_wiring():
+    """Later steps evaluate formulas; their values are those of the rule itself, bit for bit."""
+    rule, runs = counted(lambda param, grad, *, lr, step: (param.add(grad, alpha=-lr / (1 - 0.9**step) % 7),))
+    scalars = [scalars for _, scalars in traced(rule, [1.0, 2.0, 3.0])]
+    assert len(runs) == 1
+    assert scalars == [(-0.5 / (1 - 0.9**step) % 7,) for step in (1.0, 2.0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("branch", "words", "runs"),
+    [
+        pytest.param(lambda lr, step: step > 2, ["mul", "mul", "add", "add"], 2, id="comparison"),
+        pytest.param(lambda lr, step: step == 2, ["mul", "add", "mul", "mul"], 2, id="equality"),
+        pytest.param(lambda lr, step: step - 1, ["mul", "add", "add", "add"], 2, id="truth"),
+        pytest.param(lambda lr, step: lr < step, ["add", "add", "add", "add"], 1, id="two-options"),
+        pytest.param(lambda lr, step: max(lr, step) > 2, ["mul", "mul", "add", "add"], 2, id="max"),
+        pytest.param(lambda lr, step: math.sqrt(step) > 1.5, ["mul", "mul", "add", "add"], 4, id="out-of-sight"),
+        pytest.param(lambda lr, step: int(step) % 2, ["add", "mul", "add", "mul"], 4, id="integer"),
+        pytest.param(lambda lr, step: step < math.inf, ["add", "add", "add", "add"], 1, id="infinity"),
+    ],
+)
+def test_a_branch_on_a_number_is_followed_at_every_step(branch, words, runs):
+    """Where the rule branches on an option or the step, each step gets the program of its own branch."""
+
+    def branching(param, grad, *, lr, step):
+        return (param.add(grad, alpha=-lr) if branch(lr, step) else param * lr,)
+
+    rule, seen = counted(branching)
+    programs = [text.split(" = ")[1] for text, _ in traced(rule, [1.0, 2.0, 3.0, 4.0])]
+    assert [program.removesuffix("_scalar") for program in programs] == words
+    assert len(seen) == runs
+
+
+def test_a_tensor_option_stays_a_tensor():
+    """Formulas of a tensor lr are evaluated on the tensor that there is now, in its own type."""
+    rule, runs = counted(lambda param, grad, *, lr, step: (param.add(grad, alpha=-lr / step),))
+    for value in (0.1, 0.3):
+        _, (scalar,) = trace(rule, {}, lr=torch.tensor(value), step=3.0)
+        assert torch.equal(scalar, -torch.tensor(value) / 3.0)
+    assert len(runs) == 1
 
 
 def every_word(param, grad, a, b, *, lr):

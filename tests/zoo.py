@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from optizoo.testing import torch_twin
+from optizoo.testing import has_torch_twin
 from optizoo.testing.verify import option_combinations
 
 
@@ -21,7 +21,7 @@ COMBINATIONS = [pytest.param(name, options, id=case_id(name, options)) for name,
 WITH_TWIN = [
     pytest.param(name, options, id=case_id(name, options))
     for name, options in option_combinations()
-    if torch_twin(name, [Parameter(torch.zeros(1))], **options) is not None
+    if has_torch_twin(name, **options)
 ]
 """Those of them that torch has too."""
 
@@ -37,13 +37,6 @@ FEW = [
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""
-
-
-def twin(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
-    """Return the twin in torch of a case that has one."""
-    optimizer = torch_twin(name, params, **options)
-    assert optimizer is not None
-    return optimizer
 
 
 def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Parameter]:

@@ -10,10 +10,15 @@ param <- %3
 (0.01, -0.1)
 """
 
+import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 # Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
 # number where their namesake has a second tensor.
@@ -100,7 +105,10 @@ class Program:
 def trace(
     rule: Callable[..., tuple], states: Mapping[str, bool], *, maximize: bool = False, **options: Any
 ) -> tuple[Program, tuple[Any, ...]]:
-    """Record what ``rule`` does under these options.
+    """Return what ``rule`` does under these options.
+
+    The rule runs once for every wiring. Its scalars are kept as formulas of the options, and what its branches depended
+    on as conditions; while those hold, later calls only evaluate the formulas.
 
     Args:
         rule: A function of :mod:`optizoo.rules`, or any function of that form.
@@ -114,7 +122,47 @@ def trace(
     Raises:
         TraceError: The rule used a word outside the vocabulary, or ``if`` on a tensor.
     """
+    wirings = _wirings.setdefault(rule, {}).setdefault((tuple(states.items()), maximize, tuple(options)), [])
+    values = options.values()
+    for wiring in wirings:
+        if wiring.holds(*values):
+            return wiring.program, wiring.scalars(*values)
     recorder = _Recorder(["param", "grad", *(name for name, exists in states.items() if exists)])
+    program = _run(
+        rule, states, recorder, maximize, {name: _symbol(name, value, recorder) for name, value in options.items()}
+    )
+    scalars = tuple(scalar.value if isinstance(scalar, Number) else scalar for scalar in recorder.scalars)
+    if recorder.reproducible and all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
+        formulas = [_formula(scalar) for scalar in recorder.scalars]
+        arguments = ", ".join(options)
+        conditions = " and ".join(recorder.conditions) or "True"
+        wirings.append(
+            _Wiring(
+                program,
+                holds=eval(f"lambda {arguments}: {conditions}"),
+                scalars=eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})"),
+            )
+        )
+    return program, scalars
+
+
+class _Wiring(NamedTuple):
+    program: Program
+    holds: Callable[..., bool]
+    scalars: Callable[..., tuple[Any, ...]]
+
+
+# rule -> (states, maximize, names of the options) -> the wirings that were met
+_wirings: WeakKeyDictionary[Callable[..., tuple], dict[tuple, list[_Wiring]]] = WeakKeyDictionary()
+
+
+def _run(
+    rule: Callable[..., tuple],
+    states: Mapping[str, bool],
+    recorder: "_Recorder",
+    maximize: bool,
+    options: Mapping[str, Any],
+) -> Program:
     param, grad, *existing = (Expr(recorder, number) for number in range(len(recorder.inputs)))
     remaining = iter(existing)
     state = [next(remaining) if exists else None for exists in states.values()]
@@ -133,8 +181,7 @@ def trace(
             raise TraceError(
                 f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors"
             )
-    program = Program(tuple(recorder.inputs), tuple(recorder.operations), tuple(outputs))
-    return program, tuple(recorder.scalars)
+    return Program(tuple(recorder.inputs), tuple(recorder.operations), tuple(outputs))
 
 
 class _Recorder:
@@ -142,18 +189,120 @@ class _Recorder:
         self.inputs = inputs
         self.operations: list[Operation] = []
         self.scalars: list[Any] = []
+        self.conditions: list[str] = []  # Python expressions of the options on which the branches of the rule depend
+        self.reproducible = True  # whether conditions and formulas tell all that the options do
 
     def record(self, word: str, *operands: "Expr", scalar: Any = None) -> "Expr":
         index = None
         if scalar is not None:
             index = len(self.scalars)
             self.scalars.append(scalar)
-        try:
-            numbers = tuple([operand.number for operand in operands])
-        except AttributeError:
-            raise TraceError(f"{word!r} takes tensors of the rule here; got {operands[-1]!r}") from None
-        self.operations.append(Operation(word, numbers, index))
+        for operand in operands:
+            if not isinstance(operand, Expr):
+                raise TraceError(f"{word!r} takes tensors of the rule here; got {operand!r}")
+        self.operations.append(Operation(word, tuple(operand.number for operand in operands), index))
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
+
+
+def _symbol(formula: str, value: Any, recorder: _Recorder) -> Any:
+    """Return what a rule sees of an option: its numbers write down what is done with them, the rest is a condition."""
+    if value is None or isinstance(value, bool):
+        recorder.conditions.append(f"{formula} is {value}")
+        return value
+    if isinstance(value, (int, float, Tensor)):
+        return Number(value, formula, recorder)
+    if isinstance(value, tuple):
+        recorder.conditions.append(f"len({formula}) == {len(value)}")
+        return tuple(_symbol(f"{formula}[{index}]", item, recorder) for index, item in enumerate(value))
+    recorder.reproducible = False
+    return value
+
+
+class Number:
+    """Stands for a hyper-parameter while a rule is traced: computes with its value and writes down the formula.
+
+    A branch on a number becomes a condition of the wiring. Where the value leaves our sight (``math.sqrt(lr)``), the
+    wiring is not kept and the rule is traced at every step.
+    """
+
+    __slots__ = ("_recorder", "formula", "value")
+
+    def __init__(self, value: Any, formula: str, recorder: _Recorder):
+        self.value = value
+        self.formula = formula
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def _computed(self, value: Any, formula: str) -> "Number":
+        return Number(value, formula, self._recorder)
+
+    def _decided(self, outcome: Any, formula: str) -> bool:
+        self._recorder.conditions.append(f"bool({formula}) is {bool(outcome)}")
+        return bool(outcome)
+
+    def __neg__(self):
+        return self._computed(-self.value, f"(-{self.formula})")
+
+    def __abs__(self):
+        return self._computed(abs(self.value), f"abs({self.formula})")
+
+    def __bool__(self):
+        return self._decided(self.value, self.formula)
+
+    def __float__(self):
+        self._recorder.reproducible = False
+        return float(self.value)
+
+    def __int__(self):
+        self._recorder.reproducible = False
+        return int(self.value)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+def _formula(scalar: Any) -> str:
+    """Return the Python text of a scalar: what was written down, or the literal of a plain number."""
+    if isinstance(scalar, Number):
+        return scalar.formula
+    text = repr(int(scalar)) if isinstance(scalar, int) else repr(float(scalar))
+    return text if text.strip("-").isdecimal() or math.isfinite(scalar) else f"float({text!r})"
+
+
+def _arithmetic(symbol: str, function: Callable[[Any, Any], Any]) -> tuple[Callable, Callable]:
+    def forward(self, other):
+        if isinstance(other, Number):
+            return self._computed(function(self.value, other.value), f"({self.formula} {symbol} {other.formula})")
+        if isinstance(other, (int, float)):
+            return self._computed(function(self.value, other), f"({self.formula} {symbol} {_formula(other)})")
+        return NotImplemented
+
+    def reflected(self, other):
+        if isinstance(other, (int, float)):
+            return self._computed(function(other, self.value), f"({_formula(other)} {symbol} {self.formula})")
+        return NotImplemented
+
+    return forward, reflected
+
+
+def _comparison(symbol: str, function: Callable[[Any, Any], Any]) -> Callable:
+    def compare(self, other):
+        if isinstance(other, Number):
+            return self._decided(function(self.value, other.value), f"{self.formula} {symbol} {other.formula}")
+        if isinstance(other, (int, float)):
+            return self._decided(function(self.value, other), f"{self.formula} {symbol} {_formula(other)}")
+        return NotImplemented
+
+    return compare
+
+
+for _name, _symbol_text in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "pow": "**"}.items():
+    _forward, _reflected = _arithmetic(_symbol_text, getattr(operator, _name))
+    setattr(Number, f"__{_name}__", _forward)
+    setattr(Number, f"__r{_name}__", _reflected)
+for _name, _symbol_text in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+    setattr(Number, f"__{_name}__", _comparison(_symbol_text, getattr(operator, _name)))
 
 
 class Expr:
@@ -233,6 +382,9 @@ class Expr:
     def sign(self):
         """Record -1, 0 or 1."""
         return self._recorder.record("sign", self)
+
+    def __pow__(self, exponent):
+        raise TraceError("'**' of a tensor is not a word of the rules; write x * x or x.sqrt()")
 
     def __bool__(self):
         raise TraceError("a rule may not branch on a tensor; branch on hyper-parameters, or use maximum and clamp_min")

@@ -47,19 +47,13 @@ class PictureSet(TorchDataset):
         return len(self.data)
 
 
-def _optimizer(name: str, model: torch.nn.Module, options: dict[str, Any]) -> torch.optim.Optimizer:
-    optimizer = torch_twin(name, model, **options)
-    assert optimizer is not None
-    return optimizer
-
-
 def dataloader_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
     """Return the seconds of an epoch of the usual script: ``DataLoader`` without workers, ToTensor, Normalize."""
     mean, std = ([value / 255 for value in values] for values in (dataset.mean, dataset.std))
     pictures = PictureSet(dataset.train, Compose([ToTensor(), Normalize(mean, std)]))
     loader = DataLoader(pictures, batch_size, shuffle=True)
     model = models.create("linear", seed=0).to(device)
-    optimizer = _optimizer(name, model, options)
+    optimizer = torch_twin(name, model, **options)
     start = time.perf_counter()
     for images, labels in loader:
         optimizer.zero_grad()
@@ -75,7 +69,7 @@ def in_memory_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_
     images = normalise(dataset.train.images.to(device), dataset.mean, dataset.std)
     labels = dataset.train.labels.to(device)
     model = models.create("linear", seed=0).to(device)
-    optimizer = _optimizer(name, model, options)
+    optimizer = torch_twin(name, model, **options)
     start = time.perf_counter()
     order = torch.randperm(len(images), device=device)
     for index in order.split(batch_size):

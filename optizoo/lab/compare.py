@@ -40,6 +40,7 @@ from optizoo.lab.data import Dataset
 from optizoo.lab.records import Record, Recorder, environment
 from optizoo.lab.report import Row
 from optizoo.lab.train import Trained, resolve_device, train
+from optizoo.testing import has_torch_twin
 
 __all__ = ["Cell", "CompareError", "CompareResult", "cells", "compare", "largest_difference"]
 
@@ -170,7 +171,8 @@ def _pairs(config: CompareConfig) -> Iterator[tuple[Cell, ...]]:
     seen: dict[str, Cell] = {}
     for schedule in config.schedules:
         for optimizer in config.optimizers:
-            libraries = report.LIBRARIES if config.twins and report.has_twin(optimizer) else report.LIBRARIES[:1]
+            has_twin = config.twins and has_torch_twin(optimizer.name, **optimizer.options)
+            libraries = report.LIBRARIES if has_twin else report.LIBRARIES[:1]
             for seed in config.seeds:
                 pair = tuple(
                     _cell(config, replace(optimizer, library=library), schedule, seed) for library in libraries

@@ -18,17 +18,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypedDict
 
-import torch
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from optizoo.lab import pictures
-from optizoo.lab.config import CompareConfig, OptimizerConfig, TrainConfig, load_compare, to_dict
+from optizoo.lab.config import CompareConfig, TrainConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
-from optizoo.testing.twins import torch_twin
+from optizoo.testing import has_torch_twin
 
-__all__ = ["Row", "RunSummary", "TwinSummary", "format_table", "has_twin", "read", "summarize", "twin_verdict", "write"]
+__all__ = ["Row", "RunSummary", "TwinSummary", "format_table", "read", "summarize", "twin_verdict", "write"]
 
 CONFIG = "config.json"
 CELLS = "cells"
@@ -102,15 +101,6 @@ def read(folder: str | Path) -> tuple[CompareConfig, list[Record]]:
     return config, [record for record in records if record.result is not None]
 
 
-def has_twin(optimizer: OptimizerConfig) -> bool:
-    """Return whether ``torch.optim`` has an optimizer that computes the same.
-
-    >>> has_twin(OptimizerConfig("adam")), has_twin(OptimizerConfig("adam", options={"bias_correction": False}))
-    (True, False)
-    """
-    return torch_twin(optimizer.name, [torch.zeros(1)], lr=optimizer.lr, **optimizer.options) is not None
-
-
 def twin_verdict(record: Record) -> dict[str, Any] | None:
     """Return what a comparison added to a record when it held the run against its twin, if it did.
 
@@ -132,7 +122,7 @@ def summarize(config: CompareConfig, records: Sequence[Record]) -> list[Row]:
         for schedule in config.schedules:
             ours, twins = (groups.get((optimizer.label, schedule.label, library), []) for library in LIBRARIES)
             twin: TwinSummary | None = None
-            if config.twins and has_twin(optimizer):
+            if config.twins and has_torch_twin(optimizer.name, **optimizer.options):
                 verdicts = [verdict for record in ours if (verdict := twin_verdict(record)) is not None]
                 differences = [verdict["max_param_difference"] for verdict in verdicts]
                 twin = {

@@ -25,7 +25,7 @@ from optizoo.lab.config import ConfigError, RunConfig, digest, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
 from optizoo.lab.records import Record, Recorder, RecordError, environment
 from optizoo.schedulers import ScheduleLR
-from optizoo.testing import torch_twin
+from optizoo.testing import has_torch_twin, torch_twin
 
 __all__ = ["Trained", "build_model", "build_optimizer", "evaluate", "penalty", "resolve_device", "train"]
 
@@ -87,13 +87,12 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     options = {"lr": section.lr, **section.options, "foreach": config.train.foreach}
     if section.library == "optizoo":
         return optimizers.create(section.name, model, **options)
-    twin = torch_twin(section.name, model, **options)
-    if twin is None:
+    if not has_torch_twin(section.name, **options):
         raise ConfigError(
             f"= 'torch'; torch.optim has no {section.name} with {section.options}: set 'optizoo'",
             key="optimizer.library",
         )
-    return twin
+    return torch_twin(section.name, model, **options)
 
 
 def penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:

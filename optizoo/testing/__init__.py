@@ -10,6 +10,7 @@ from optizoo.testing.equivalence import Run as Run
 from optizoo.testing.equivalence import assert_equivalent as assert_equivalent
 from optizoo.testing.mutants import MUTANTS as MUTANTS
 from optizoo.testing.mutants import Mutant as Mutant
+from optizoo.testing.twins import has_torch_twin as has_torch_twin
 from optizoo.testing.twins import torch_twin as torch_twin
 from optizoo.testing.twins import with_rules as with_rules
 from optizoo.testing.ulp import ulp_distance as ulp_distance

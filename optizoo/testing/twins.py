@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from optizoo.optimizer import Rule, RuleOptimizer
 from optizoo.optimizers import optimizer_class
-from optizoo.validation import did_you_mean
 
 _TWINS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -20,7 +19,22 @@ _TWINS: dict[str, type[Optimizer]] = {
 }
 
 
-def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer | None:
+def has_torch_twin(name: str, **options: Any) -> bool:
+    """Return whether ``torch.optim`` has an optimizer that computes what optizoo's does with these options.
+
+    It has none with ``lr_in_velocity=True`` or ``bias_correction=False``, for example.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    >>> has_torch_twin("adam", amsgrad=True), has_torch_twin("adam", bias_correction=False)
+    (True, False)
+    """
+    extras = optimizer_class(name).neutral_extras
+    return all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
+
+
+def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
     """Make the ``torch.optim`` optimizer that ``optizoo.create(name, model_or_params, **options)`` must equal.
 
     Args:
@@ -28,21 +42,15 @@ def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer | N
         model_or_params: A module or what constructors take as ``params``.
         **options: The options of optizoo's constructor; ``foreach`` included, since torch's loop and lists may differ.
 
-    Returns:
-        The optimizer, or ``None`` where torch has none: ``lr_in_velocity=True``, ``bias_correction=False``.
-
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or torch has no such optimizer (:func:`has_torch_twin`).
     """
-    if name not in _TWINS:
-        raise ValueError(f"Unknown optimizer {name!r}; {did_you_mean(name, _TWINS)}")
-    ours = optimizer_class(name)
-    options = dict(options)
-    for extra, neutral in ours.neutral_extras.items():
-        if options.pop(extra, neutral) != neutral:
-            return None
+    if not has_torch_twin(name, **options):
+        raise ValueError(f"torch.optim has no twin of {name} with the options {options}; ask has_torch_twin first")
     if name == "momentum":
-        options.setdefault("momentum", 0.9)
+        options = {"momentum": 0.9, **options}
+    extras = optimizer_class(name).neutral_extras
+    options = {option: value for option, value in options.items() if option not in extras}
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.named_parameters()
     return _TWINS[name](model_or_params, **options)
