@@ -141,7 +141,7 @@ class RuleOptimizer(Optimizer):
         if group["fused"] and group["differentiable"]:
             raise RuntimeError("`fused` does not support `differentiable`; set one of them")
         if group["fused"]:
-            raise RuntimeError(f"{FUSED_UNAVAILABLE}; use fused=None or foreach=True")
+            raise RuntimeError(f"fused=True cannot be honoured: {FUSED_UNAVAILABLE}; use fused=None or foreach=True")
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True does not support differentiable=True; set foreach=None")
 

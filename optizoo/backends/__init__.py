@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from optizoo.backends import foreach, loop
 
-FUSED_UNAVAILABLE = "fused=True is not available yet: this version of optizoo has no kernels"
+FUSED_UNAVAILABLE = "fused kernels are not available yet"
 
 # Tensor types whose lists the foreach functions serve; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -54,7 +54,7 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor) -> Choice:
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
     if group["foreach"]:
         return Choice("foreach", "foreach=True asks for it")
-    return Choice("foreach", f"the fastest that can serve; {FUSED_UNAVAILABLE.removeprefix('fused=True is ')}")
+    return Choice("foreach", f"the fastest that can serve; {FUSED_UNAVAILABLE}")
 
 
 __all__ = ["FUSED_UNAVAILABLE", "UPDATES", "Choice", "choose"]

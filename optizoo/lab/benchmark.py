@@ -1,12 +1,14 @@
-"""How long an epoch takes: the lab's loop beside the two that people write by hand.
+"""Benchmarks of the lab: how long an epoch takes, and the results of comparisons that are kept.
 
-All sides train the same linear model on the same images with the same kind of optimizer, in one process and in turn, so
-that a busy machine slows all of them alike.
+An epoch of the lab's loop is timed beside the two loops that people write by hand. All sides train the same model on
+the same images with the same kind of optimizer, in one process and in turn, so that a busy machine slows all alike.
 """
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from optizoo.lab import models
+from optizoo.lab.compare import CompareResult
 from optizoo.lab.config import OptimizerConfig, RunConfig, TrainConfig
 from optizoo.lab.data import Dataset, Split, normalise
 from optizoo.lab.records import environment
@@ -144,6 +147,20 @@ def epoch_benchmark(
         "repeats": repeats,
         "rows": rows,
     }
+
+
+def keep_comparison(result: CompareResult, folder: Path) -> None:
+    """Copy what a comparison came to into ``folder``: table, rows, config, environment and pictures, but no run.
+
+    Args:
+        result: Of :func:`optizoo.lab.compare.compare`.
+        folder: Made if it is not there; files of an earlier comparison are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.txt").write_text(result.table + "\n", encoding="utf-8")
+    kept = [result.folder / name for name in ("config.json", "environment.json", "results.jsonl")]
+    for path in [*kept, *sorted(result.folder.glob("*.png"))]:
+        shutil.copyfile(path, folder / path.name)
 
 
 def format_epochs(result: dict[str, Any]) -> str:

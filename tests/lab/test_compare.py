@@ -243,13 +243,14 @@ def test_largest_difference(first: list[float], second: list[float], expected: f
     assert largest_difference({"w": torch.tensor(first)}, {"w": torch.tensor(second)}) == expected
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.toml")), ids=lambda path: path.stem)
-def test_configs_of_the_project(path: Path) -> None:
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cifar10_linear", "cifar10_two_layer", "cifar10_schedules"])
+def test_configs_of_the_project(name: str) -> None:
     """Every comparison in ``configs/`` can be read, and its file says under which name it runs."""
-    if "[[optimizers]]" not in path.read_text(encoding="utf-8"):
-        pytest.skip("the config of a single run")
-    config = compare_module.load_compare(path)
-    assert config.name == path.stem
+    config = compare_module.load_compare(CONFIGS / f"{name}.toml")
+    assert config.name == name
     assert cells(config)
     styles = pictures.styles(optimizer.label for optimizer in config.optimizers)
     assert len({style.colour for style in styles.values()}) == len(config.optimizers)
