@@ -169,7 +169,7 @@ def normalise(
 class Batches:
     """Mini-batches of a split, gathered and normalised where the split lives.
 
-    Each batch is a fresh tensor: autograd may keep it.
+    Each batch is a fresh tensor, which autograd may keep, unless ``reuse`` says otherwise.
 
     Args:
         split: The images; move it to the device first.
@@ -178,6 +178,8 @@ class Batches:
         batch_size: Images in a batch; a larger number than the split holds gives one batch of them all.
         dtype: Floating-point dtype of the images.
         drop_last: Leave out the last batch of an epoch if it is not full.
+        reuse: Write the images of every batch over those of the one before, for loops that are done with it when they
+            ask for the next.
 
     Raises:
         ValueError: ``batch_size`` is not positive, ``drop_last`` leaves nothing, or ``dtype`` is not floating-point.
@@ -190,7 +192,8 @@ class Batches:
     #   indexing with [] instead: of uint8, of float32    164-224 (321-437)
     #   per-channel broadcasting instead of rows of 3072        87 (187)
     #   eight batches at a time, then split                    129 (260)   they leave the cache
-    # A reused buffer would save 8 microseconds, and corrupt whatever autograd has saved.
+    # Inside a training loop, between whose steps memory goes back to the system, a reused buffer saves far more than
+    # that: no page faults (52 a step without), and 234 instead of 271 ms for an epoch of the linear model.
 
     def __init__(
         self,
@@ -200,6 +203,7 @@ class Batches:
         batch_size: int,
         dtype: torch.dtype = torch.float32,
         drop_last: bool = False,
+        reuse: bool = False,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
@@ -213,6 +217,11 @@ class Batches:
         self.drop_last = drop_last
         self._coefficients = _coefficients(dataset_mean, dataset_std, dtype, split.images.device)
         self._images = split.images.flatten(1)
+        self._buffer: Tensor | None = None
+        if reuse:
+            self._buffer = self._images.new_empty(
+                (min(batch_size, len(split)), self._images.shape[1]), dtype=self._coefficients[0].dtype
+            )
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -244,13 +253,16 @@ class Batches:
         """Iterate over every image, in the order of the split; the last batch is never dropped."""
         for start in range(0, len(self.split), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            yield self.normalise(self._images[rows]), self.split.labels[rows]
+            yield self._batch(self._images[rows]), self.split.labels[rows]
 
     def _gather(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(order), self.batch_size):
             index = order[start : start + self.batch_size]
-            images = _normalise(self._images.index_select(0, index), *self._coefficients, self.dtype)
-            yield images, self.split.labels.index_select(0, index)
+            yield self._batch(self._images.index_select(0, index)), self.split.labels.index_select(0, index)
+
+    def _batch(self, images: Tensor) -> Tensor:
+        buffer = None if self._buffer is None else self._buffer[: len(images)]
+        return _normalise(images, *self._coefficients, self.dtype, buffer)
 
 
 def _cifar10(root: Path, cache: str | Path | None, download: bool) -> tuple[str, Content, str]:
@@ -317,11 +329,12 @@ def _coefficients(
     return low, scale
 
 
-def _normalise(images: Tensor, mean: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def _normalise(images: Tensor, mean: Tensor, scale: Tensor, dtype: torch.dtype, buffer: Tensor | None = None) -> Tensor:
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, grey levels from 0 to 255, got {images.dtype}")
     # Three plain kernels, each rounded for itself: a fused one may round differently at the end of a vector register.
-    return images.to(mean.dtype).sub_(mean).mul_(scale).to(dtype)
+    images = images.to(mean.dtype) if buffer is None else buffer.copy_(images)
+    return images.sub_(mean).mul_(scale).to(dtype)
 
 
 def _check_size(key: str, value: int, minimum: int = 0) -> int:

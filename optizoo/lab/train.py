@@ -203,7 +203,8 @@ class _Run:
         self.generator.manual_seed(int(np.random.SeedSequence([config.seed, DROPOUT_STREAM]).generate_state(1)[0]))
 
         def batches(split: Split, size: int) -> Batches:
-            return Batches(split, dataset.mean, dataset.std, size, dtype)
+            # A step is done with its batch when the next is made; only gradient descent keeps one.
+            return Batches(split, dataset.mean, dataset.std, size, dtype, reuse=not settings.full_batch)
 
         self.batches = batches(dataset.train, len(dataset.train) if settings.full_batch else settings.batch_size)
         self.validation = batches(dataset.validation, EVALUATION_BATCH)

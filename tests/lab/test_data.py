@@ -274,6 +274,22 @@ def test_one_image_has_one_value(dtype: torch.dtype) -> None:
     assert torch.equal(torch.cat([batches.normalise(image[None]) for image in split.images]), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_reused_batches_hold_the_same_values(dtype: torch.dtype) -> None:
+    """With ``reuse`` every batch has the values of a fresh one; in float32 and float64 all live in one place."""
+    split = random_split(25)
+    order = torch.randperm(25)
+    fresh = Batches(split, MEAN, STD, 10, dtype)
+    reused = Batches(split, MEAN, STD, 10, dtype, reuse=True)
+    for ours, expected in ((reused.epoch(order), fresh.epoch(order)), (reused.sequential(), fresh.sequential())):
+        places = set()
+        for (images, labels), (images_expected, labels_expected) in zip(ours, expected, strict=True):
+            assert torch.equal(images, images_expected)
+            assert torch.equal(labels, labels_expected)
+            places.add(images.data_ptr())
+        assert len(places) == 1 or dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_resumed_epoch_goes_on_bit_identically(drop_last: bool) -> None:
     """Started at any batch, an epoch yields exactly the batches that an uninterrupted one has left."""
