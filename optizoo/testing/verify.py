@@ -218,11 +218,13 @@ def _against_textbook(
 def format_table(results: Sequence[Result], *, every_cell: bool = False) -> str:
     """Return the results as a table: a line for each optimizer, backend, dtype and reference, the worst cell in it.
 
+    Distances are those of parameters and states, after the first step and after the last, in units in the last place.
+
     Args:
         results: Of :func:`verify`.
         every_cell: A line for every cell, with its options.
     """
-    header = ["optimizer", "backend", "dtype", "reference", "options", "step 1", "last step", "torch NaN", "result"]
+    header = ["optimizer", "backend", "dtype", "reference", "options", "after 1 step", "after all", "steps", "result"]
     groups: dict[tuple, list[Result]] = {}
     for result in results:
         key = (result.optimizer, result.backend, result.dtype, result.reference)
@@ -236,7 +238,7 @@ def format_table(results: Sequence[Result], *, every_cell: bool = False) -> str:
                 cells[0].options if every_cell else str(len(cells)),
                 _ulp_text(cells, "first"),
                 _ulp_text(cells, "last"),
-                str(sum(cell.torch_nan for cell in cells) or ""),
+                str(cells[0].steps),
                 f"FAIL ({failed})" if failed else "pass",
             ]
         )
