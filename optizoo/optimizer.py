@@ -1,7 +1,7 @@
 """The optimizer that runs a rule: param groups, lazy named state, closures, checkpoints, the choice of a backend."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -61,9 +61,10 @@ class Bucket:
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
 
     def update(self) -> None:
-        """Run the rule and keep the states that it made."""
+        """Run the rule, keep the states that it made, and count the step: one that fails is not counted."""
         columns: Columns = {
             name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
         }
@@ -76,10 +77,12 @@ class Bucket:
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
                 store[name] = torch.view_as_complex(tensor) if is_complex else tensor
+        for step in self.steps:
+            step += 1
 
 
 def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(tensor) for tensor in tensors]
+    return [torch.view_as_real(tensor.resolve_conj()) for tensor in tensors]
 
 
 class RuleOptimizer(Optimizer):
@@ -107,7 +110,8 @@ class RuleOptimizer(Optimizer):
     """Whether sparse gradients have a meaning."""
 
     neutral_extras: ClassVar[Mapping[str, Any]] = {}
-    """Options that torch's namesake lacks, with the value at which both compute the same; not saved at that value."""
+    """Options that torch's namesake lacks, with the value at which both compute the same. At that value they stand in
+    no group, so that groups and checkpoints have torch's keys."""
 
     _common_checks: ClassVar[Mapping[str, Check]] = {
         "lr": number(),
@@ -145,13 +149,18 @@ class RuleOptimizer(Optimizer):
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True does not support differentiable=True; set foreach=None")
 
-    def _checked(self, options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-        kept = check_options(options, {**self._common_checks, **self.checks}, where=where)
+    def _checked(self, options: Mapping[str, Any], *, where: str, known: Collection[str] = ()) -> dict[str, Any]:
+        kept = check_options(options, {**self._common_checks, **self.checks}, where=where, known=known)
         try:
-            self.check_group(kept)
+            self.check_group(self.complete(kept))
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{error} ({where})") from None
-        return kept
+        extras = self.neutral_extras
+        return {name: value for name, value in kept.items() if name not in extras or value != extras[name]}
+
+    def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the group with the options that it leaves out because they are neutral."""
+        return {**self.neutral_extras, **group}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of their own; what it does not say, the constructor said.
@@ -203,10 +212,10 @@ class RuleOptimizer(Optimizer):
 
     def _buckets(self) -> list[Bucket]:
         """Sort the parameters with gradients into buckets, make their missing states and count the step."""
-        work = [
-            (group, [(param, grad) for param in group["params"] if (grad := param.grad) is not None])
-            for group in self.param_groups
-        ]
+        work = []
+        for group in self.param_groups:
+            pairs = [(param, param.grad) for param in group["params"]]
+            work.append((self.complete(group), [pair for pair in pairs if pair[1] is not None]))
         if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
         return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
@@ -224,14 +233,16 @@ class RuleOptimizer(Optimizer):
         for param, grad in pairs:
             # Like torch's, a rule without state leaves no entry.
             store = self.state[param] if states or self.counts_steps else {}
-            step = self._count_step(store, param, on_device) if self.counts_steps else None
+            counter = self._counter(store, param, on_device) if self.counts_steps else None
+            # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
+            step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
             for name in zeros:
                 if store.get(name) is None:
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             key = (
                 *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
-                id(step) if on_device else step,
+                id(counter) if on_device else step,
             )
             bucket = buckets.get(key)
             if bucket is None:
@@ -243,25 +254,24 @@ class RuleOptimizer(Optimizer):
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
+            if counter is not None:
+                bucket.steps.append(counter)
         return buckets.values()
 
     @staticmethod
-    def _count_step(store: dict[str, Any], param: Tensor, on_device: bool) -> float | Tensor:
-        """Advance ``step`` in the state; return it as a number, or as the tensor where it must stay on the device."""
-        step = store.get("step")
-        if step is None:
-            step = store["step"] = torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
-        step += 1
-        return step if on_device else step.item()
+    def _counter(store: dict[str, Any], param: Tensor, on_device: bool) -> Tensor:
+        """Return ``step`` of the state, the number of updates made; made here if it is missing."""
+        if "step" not in store:
+            store["step"] = torch.zeros((), dtype=_step_dtype(), device=param.device if on_device else "cpu")
+        return store["step"]
 
     def _rule_options(
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
     ) -> dict[str, Any]:
-        options = {name: group[name] for name in schema(rule).options}
+        options = {name: _scalar(group[name]) for name in schema(rule).options}
         options["maximize"] = group["maximize"]
         if schema(rule).names_step:
-            # In float32, 1 - β₂ᵗ would lose four digits in the first steps.
-            options["step"] = step.double() if isinstance(step, Tensor) else step
+            options["step"] = step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
             options["tensor_scalars"] = (
@@ -271,24 +281,12 @@ class RuleOptimizer(Optimizer):
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state in torch's layout: ``torch.optim``'s namesake loads it, and its checkpoints load here.
-
-        Options that torch lacks are left out where they change nothing (``neutral_extras``).
-        """
-        state_dict = super().state_dict()
-        for group in state_dict["param_groups"]:
-            for name, neutral in self.neutral_extras.items():
-                if name in group and group[name] == neutral:
-                    del group[name]
-        return state_dict
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
 
-        Groups are checked before anything changes. Options that an older checkpoint or torch's does not have get their
-        defaults; ``foreach`` and ``fused`` stay as this optimizer has them; tensors are never shared with the
-        checkpoint.
+        Groups are checked before anything changes. Options that an older checkpoint or torch's does not have get the
+        constructor's values, or the neutral ones where torch lacks them; ``foreach`` and ``fused`` stay as they are in
+        this optimizer; tensors are never shared with the checkpoint.
 
         Raises:
             TypeError: An option in the checkpoint has the wrong type.
@@ -296,14 +294,14 @@ class RuleOptimizer(Optimizer):
         """
         loading = "param_groups" in self.__dict__
         defaults = self.defaults if loading else state["defaults"]
+        defaults = {name: value for name, value in defaults.items() if name not in self.neutral_extras}
         groups = []
         for index, saved in enumerate(state["param_groups"]):
-            execution = {}
-            if loading:
-                execution = {name: self.param_groups[index][name] for name in EXECUTION_OPTIONS}
+            # A group that comes with its optimizer may have keys of its owner, and so may one that is loaded again.
+            present = self.param_groups[index] if loading else saved
+            execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
             where = f"{type(self).__name__}, loaded param group {index}"
-            missing = {**defaults, **self.neutral_extras}
-            groups.append(self._checked({**missing, **saved, **execution}, where=where))
+            groups.append(self._checked({**defaults, **saved, **execution}, where=where, known=present))
         if loading:
             for group in groups:
                 for param in group["params"]:
@@ -318,9 +316,22 @@ class RuleOptimizer(Optimizer):
             name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()
         }
         if "step" in adopted:
-            device = param.device if group["capturable"] else "cpu"
-            adopted["step"] = torch.as_tensor(adopted["step"], dtype=torch.float32, device=device)
+            device = param.device if group.get("capturable") else "cpu"
+            dtype = adopted["step"].dtype if isinstance(adopted["step"], Tensor) else _step_dtype()
+            adopted["step"] = torch.as_tensor(adopted["step"], dtype=dtype, device=device)
         return adopted
+
+
+def _step_dtype() -> torch.dtype:
+    """Return the type of ``step``: as torch has it, float64 if that is the default type."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _scalar(value: Any) -> Any:
+    """Return an option as rules take it: a tensor of one element has no dimensions."""
+    if isinstance(value, tuple):
+        return tuple(map(_scalar, value))
+    return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:
@@ -347,7 +358,11 @@ def explain(optimizer: RuleOptimizer) -> str:
         counts: dict[tuple, int] = {}
         for param in group["params"]:
             grad = param.grad if param.grad is not None else param.detach()
-            key = (*choose(group, param, grad), param.device, str(param.dtype).removeprefix("torch."))
+            key = (
+                *choose(optimizer.complete(group), param, grad),
+                param.device,
+                str(param.dtype).removeprefix("torch."),
+            )
             counts[key] = counts.get(key, 0) + 1
         for (backend, reason, device, dtype), count in counts.items():
             tensors = "1 tensor" if count == 1 else f"{count} tensors"

@@ -12,6 +12,7 @@ from optizoo.optimizer import Rule, RuleOptimizer
 from optizoo.validation import Check, did_you_mean, flag, number, pair
 
 _below_one = number(below=1.0)
+_fraction = number(maximum=1.0)
 
 
 class SGD(RuleOptimizer):
@@ -28,8 +29,8 @@ class SGD(RuleOptimizer):
     Args:
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
         lr: Learning rate α; a float or a one-element tensor.
-        momentum: μ, in [0, 1).
-        dampening: τ, in [0, 1]; ignored in the first update, as torch does.
+        momentum: μ, from 0 to 1.
+        dampening: τ, from 0 to 1; ignored in the first update, as torch does.
         weight_decay: λ, L2.
         nesterov: Use Nesterov's form; needs momentum and no dampening.
         maximize: Ascend instead of descend.
@@ -57,8 +58,8 @@ class SGD(RuleOptimizer):
     """
 
     checks: ClassVar[Mapping[str, Check]] = {
-        "momentum": _below_one,
-        "dampening": number(maximum=1.0),
+        "momentum": _fraction,
+        "dampening": _fraction,
         "nesterov": flag,
     }
     counts_steps = False
@@ -124,7 +125,7 @@ class Momentum(SGD):
     Args:
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
         lr: Learning rate α; a float or a one-element tensor.
-        momentum: μ or ρ, in [0, 1).
+        momentum: μ or ρ, from 0 to 1.
         dampening: As in :class:`SGD`; the second form has none.
         weight_decay: λ, L2.
         nesterov: Use Nesterov's form.
@@ -211,10 +212,10 @@ class RMSprop(RuleOptimizer):
     Args:
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
         lr: Learning rate α; a float or a one-element tensor.
-        alpha: Smoothing constant ρ, in [0, 1).
+        alpha: Smoothing constant ρ, from 0 to 1.
         eps: ε.
         weight_decay: λ, L2.
-        momentum: μ, in [0, 1).
+        momentum: μ, from 0 to 1.
         centered: Divide by the standard deviation of the gradient instead of its root mean square.
         capturable: Keep ``step`` on the device and read a tensor ``lr`` there only.
         foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
@@ -241,9 +242,9 @@ class RMSprop(RuleOptimizer):
     """
 
     checks: ClassVar[Mapping[str, Check]] = {
-        "alpha": _below_one,
+        "alpha": _fraction,
         "eps": number(),
-        "momentum": _below_one,
+        "momentum": _fraction,
         "centered": flag,
     }
     state_switches: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum", "grad_avg": "centered"}

@@ -6,7 +6,7 @@ that hold them do not load with ``weights_only=True``.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -103,13 +103,24 @@ def optional_flag(name: str, value: Any) -> bool | None:
     return value
 
 
-def check_options(options: Mapping[str, Any], checks: Mapping[str, Check], *, where: str) -> dict[str, Any]:
+def check_results(rule: Callable[..., Any], results: Any, names: Sequence[str]) -> None:
+    """Raise ``TypeError`` unless a rule returned a tuple with one result for each of ``names``."""
+    if not isinstance(results, tuple) or len(results) != len(names):
+        expected = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+        got = f"{len(results)} results" if isinstance(results, tuple) else repr(results)
+        raise TypeError(f"rule {rule.__name__!r} must return the tuple {expected}; got {got}")
+
+
+def check_options(
+    options: Mapping[str, Any], checks: Mapping[str, Check], *, where: str, known: Collection[str] = ()
+) -> dict[str, Any]:
     """Check every option and return the values to keep.
 
     Args:
         options: Option values; keys of :data:`FOREIGN_GROUP_KEYS` and keys that start with ``_`` pass unchecked.
         checks: For every known option, its check.
         where: Where the options stand, as the messages say it: ``"Adam, param group 1"``.
+        known: Further keys that pass unchecked.
 
     Raises:
         TypeError: A value has the wrong type.
@@ -123,7 +134,7 @@ def check_options(options: Mapping[str, Any], checks: Mapping[str, Check], *, wh
                 kept[name] = check(name, value)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{error} ({where})") from None
-        elif name in FOREIGN_GROUP_KEYS or name.startswith("_"):
+        elif name in FOREIGN_GROUP_KEYS or name in known or str(name).startswith("_"):
             kept[name] = value
         else:
             raise ValueError(

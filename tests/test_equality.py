@@ -46,7 +46,7 @@ def with_precise_lr(options: dict) -> dict:
 def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
     """Return the path of one weight, starting at 1, by the textbook in Python floats."""
     optimizer = optizoo.create(name, [Parameter(torch.zeros(1))], **options)
-    group = optimizer.defaults
+    group = optimizer.complete(optimizer.defaults)
     rule = vars(textbook)[optimizer.select_rule(group).__name__]
     schema = read_schema(rule)
     keywords = {key: float(group[key]) if key == "lr" else group[key] for key in schema.options}

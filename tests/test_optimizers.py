@@ -10,6 +10,7 @@ import torch
 from torch.nn import Parameter
 
 import optizoo
+from optizoo.backends import UPDATES
 from optizoo.optimizers import optimizer_class
 from optizoo.testing import torch_twin
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
@@ -275,6 +276,65 @@ def test_tensor_lr_may_change_in_place(name):
         run(optimizer, range(2, 4))
         ends.append(params)
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam", "adamw"])
+def test_tensor_options_of_one_element(name, shape, foreach):
+    """A tensor lr, and tensor betas, may have any shape of one element, as in torch."""
+    options = {"lr": torch.full(shape, 0.1)}
+    if "adam" in name:
+        options |= {"betas": (torch.full(shape, 0.8), torch.full(shape, 0.9))}
+    ours, theirs = parameters(), parameters()
+    run(optizoo.create(name, ours, foreach=foreach, **options), range(5))
+    run(torch_twin(name, theirs, foreach=False, **options), range(5))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_step_that_fails_is_not_counted(monkeypatch):
+    """If the update raises, no counter has moved, so the next step is the one that failed."""
+    params = parameters()
+    optimizer = optizoo.Adam(params, foreach=False)
+    run(optimizer, range(2))
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of order")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(UPDATES, "loop", broken)
+        with pytest.raises(RuntimeError, match="out of order"):
+            run(optimizer, range(2, 3))
+    assert [optimizer.state[param]["step"].item() for param in params] == [2.0, 2.0]
+    run(optimizer, range(2, 3))
+    expected = parameters()
+    run(optizoo.Adam(expected), range(3))
+    assert all(torch.equal(a, b) for a, b in zip(params, expected, strict=True))
+
+
+def test_step_has_torchs_type():
+    """``step`` is a float32 tensor, or float64 where that is the default type, as in torch."""
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            for kind in (optizoo.Adam, torch.optim.Adam):
+                optimizer = kind(params := parameters())
+                run(optimizer, range(1))
+                assert optimizer.state[params[0]]["step"].dtype == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_conjugate_gradients():
+    """A gradient that is a conjugate view serves like its values."""
+    ends = []
+    for lazily in (False, True):
+        param = Parameter(torch.ones(3, dtype=torch.complex64))
+        grad = torch.tensor([1 + 2j, 3 - 1j, -2j], dtype=torch.complex64).conj()
+        param.grad = grad if lazily else grad.resolve_conj()
+        optizoo.SGD([param], lr=0.1).step()
+        ends.append(param.detach())
+    assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam", "adamw"])

@@ -87,7 +87,6 @@ def test_foreach_passes(rule, states, options, in_place, allocated):
         pytest.param(lambda param, grad, *, lr: (param.exp(),), "'exp' is not a word of the rules", id="unknown-word"),
         pytest.param(lambda param, grad, *, lr: (param**2,), r"'\*\*' of a tensor is not a word", id="power"),
         pytest.param(lambda param, grad, *, lr: (param if grad else grad,), "may not branch on a tensor", id="branch"),
-        pytest.param(lambda param, grad, *, lr: param, "must return the tuple", id="no-tuple"),
         pytest.param(lambda param, grad, *, lr: (lr,), "must be computed from tensors", id="returns-number"),
         pytest.param(lambda param, grad, *, lr: (param.lerp(1.0, lr),), "'lerp' takes tensors", id="number-for-tensor"),
     ],
@@ -148,6 +147,71 @@ def test_a_branch_on_a_number_is_followed_at_every_step(branch, words, runs):
     programs = [text.split(" = ")[1] for text, _ in traced(rule, [1.0, 2.0, 3.0, 4.0])]
     assert [program.removesuffix("_scalar") for program in programs] == words
     assert len(seen) == runs
+
+
+def kinds(param, grad, *, lr, clip):
+    """Branch on what kind of thing an option is, not on a number."""
+    if clip is None:
+        return (param.add(grad, alpha=-lr),)
+    if isinstance(clip, tuple):
+        return (param.maximum(grad),)
+    return (param.add(grad.sign(), alpha=-lr),)
+
+
+def test_options_of_another_kind_are_another_wiring():
+    """``None``, a number, a tuple and a flag in the place of an option never share a wiring."""
+    words = []
+    for clip in (1.0, None, (1.0, 2.0), 1.0, None, (1.0, 2.0)):
+        program, _ = trace(kinds, {}, lr=0.1, clip=clip)
+        words.append([operation.word for operation in program.operations])
+    assert words == [["sign", "add"], ["add"], ["maximum"]] * 2
+
+
+def test_literals_keep_their_sign():
+    """A negative number at the base of a power is the base, sign and all."""
+    results = [trace(alternating, {}, lr=0.1, step=step)[1] for step in (1.0, 2.0, 3.0)]
+    assert results == [(-0.1,), (0.1,), (-0.1,)]
+
+
+def alternating(param, grad, *, lr, step):
+    return (param.add(grad, alpha=lr * (-1) ** step),)
+
+
+def test_options_may_be_called_as_they_like():
+    """An option that bears the name of a builtin does not get into the way of the formulas."""
+
+    def rule(param, grad, *, float, bool, abs, len):  # noqa: A002
+        return (param.add(grad, alpha=-float * abs) if bool else param * len[0],)
+
+    for _ in range(2):
+        assert trace(rule, {}, float=0.5, bool=1.0, abs=2.0, len=(3.0,))[1] == (-1.0,)
+        assert trace(rule, {}, float=0.5, bool=0.0, abs=2.0, len=(3.0,))[1] == (3.0,)
+
+
+def test_what_cannot_be_traced_says_what_to_do():
+    """Arithmetic that numbers under trace do not know raises TraceError and names the way out."""
+
+    def rule(param, grad, *, lr):
+        return (param.add(grad, alpha=lr.as_integer_ratio()[0]),)
+
+    with pytest.raises(TraceError, match=r"'rule' cannot be traced .* foreach=False runs it as it is"):
+        trace(rule, {}, lr=0.1)
+
+
+@pytest.mark.parametrize("update", [loop.update, foreach.update], ids=["loop", "foreach"])
+@pytest.mark.parametrize("results", [1, 3])
+def test_a_rule_that_returns_too_little_or_too_much(update, results):
+    """A wrong number of results raises before anything is written."""
+
+    def rule(param, grad, a, *, lr):
+        return (param.add(grad, alpha=-lr), a, a)[:results]
+
+    param, a = torch.ones(2), torch.ones(2)
+    with pytest.raises(TypeError, match=rf"must return the tuple \(param, a\); got {results} results"):
+        update(rule, [param], [torch.ones(2)], {"a": [a]}, lr=0.1)
+    assert torch.equal(param, torch.ones(2))
+    with pytest.raises(TypeError, match="must return the tuple"):
+        update(lambda param, grad, *, lr: param, [param], [torch.ones(2)], {}, lr=0.1)
 
 
 def test_a_tensor_option_stays_a_tensor():

@@ -23,7 +23,7 @@ BAD = [
     ("sgd", {"lr": torch.tensor([0.1, 0.2])}, ValueError, "Tensor lr must be 1-element"),
     ("sgd", {"lr": torch.tensor(NAN)}, ValueError, "Invalid lr value: nan"),
     ("sgd", {"lr": torch.tensor(-1.0)}, ValueError, "Invalid lr value: -1.0"),
-    ("sgd", {"momentum": 1.5}, ValueError, "Invalid momentum value: 1.5; momentum must be at least 0 and below 1"),
+    ("sgd", {"momentum": 1.5}, ValueError, "Invalid momentum value: 1.5; momentum must be from 0 to 1"),
     ("sgd", {"momentum": -0.1}, ValueError, "Invalid momentum value: -0.1"),
     ("sgd", {"momentum": 0.9, "dampening": 2}, ValueError, "Invalid dampening value: 2; dampening must be from 0 to 1"),
     ("sgd", {"weight_decay": -1}, ValueError, "Invalid weight_decay value: -1"),

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from optizoo.validation import check_results
+
 Columns = Mapping[str, Sequence[Tensor] | None]
 
 
@@ -35,7 +37,11 @@ def update(
         **options: The hyper-parameters that the rule names.
 
     Returns:
-        Columns of new tensors for the states that the rule made, or for all of them if ``differentiable``.
+        Columns of new tensors for the states that the rule made, or for all of them if ``differentiable``. A state for
+        which the rule returns ``None`` stays as it is.
+
+    Raises:
+        TypeError: The rule did not return one result for the parameter and each state; nothing was written.
     """
     made: dict[str, list[Tensor]] = {}
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
@@ -48,9 +54,11 @@ def update(
         operands = [param.clone() if differentiable else param, -grad if maximize else grad, *state]
         if tensor_scalars:
             results = rule(*(None if operand is None else Operand(operand) for operand in operands), **options)
-            results = [None if result is None else result.tensor for result in results]
         else:
             results = rule(*operands, **options)
+        check_results(rule, results, ("param", *states))
+        if tensor_scalars:
+            results = [None if result is None else result.tensor for result in results]
         new_param, *new_state = _unshared(results, operands)
         param.copy_(new_param)
         for name, old, new in zip(states, state, new_state, strict=True):

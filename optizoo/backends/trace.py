@@ -20,6 +20,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from optizoo.validation import check_results
+
 # Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
 # number where their namesake has a second tensor.
 WORDS: dict[str, str | None] = {
@@ -121,26 +123,27 @@ def trace(
 
     Raises:
         TraceError: The rule used a word outside the vocabulary, or ``if`` on a tensor.
+        TypeError: The rule did not return one result for the parameter and each state.
     """
-    wirings = _wirings.setdefault(rule, {}).setdefault((tuple(states.items()), maximize, tuple(options)), [])
     values = options.values()
+    situation = (tuple(states.items()), maximize, tuple(options), tuple(map(_kind, values)))
+    wirings = _wirings.setdefault(rule, {}).setdefault(situation, [])
     for wiring in wirings:
         if wiring.holds(*values):
             return wiring.program, wiring.scalars(*values)
     recorder = _Recorder(["param", "grad", *(name for name, exists in states.items() if exists)])
-    program = _run(
-        rule, states, recorder, maximize, {name: _symbol(name, value, recorder) for name, value in options.items()}
-    )
+    symbols = {name: _symbol(f"option{index}", value, recorder) for index, (name, value) in enumerate(options.items())}
+    program = _run(rule, states, recorder, maximize, symbols)
     scalars = tuple(scalar.value if isinstance(scalar, Number) else scalar for scalar in recorder.scalars)
     if recorder.reproducible and all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
-        formulas = [_formula(scalar) for scalar in recorder.scalars]
-        arguments = ", ".join(options)
+        arguments = ", ".join(f"option{index}" for index in range(len(options)))
         conditions = " and ".join(recorder.conditions) or "True"
+        formulas = "".join(f"{_formula(scalar)}, " for scalar in recorder.scalars)
         wirings.append(
             _Wiring(
                 program,
                 holds=eval(f"lambda {arguments}: {conditions}"),
-                scalars=eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})"),
+                scalars=eval(f"lambda {arguments}: ({formulas})"),
             )
         )
     return program, scalars
@@ -152,7 +155,7 @@ class _Wiring(NamedTuple):
     scalars: Callable[..., tuple[Any, ...]]
 
 
-# rule -> (states, maximize, names of the options) -> the wirings that were met
+# rule -> (states, maximize, names and kinds of the options) -> the wirings that were met
 _wirings: WeakKeyDictionary[Callable[..., tuple], dict[tuple, list[_Wiring]]] = WeakKeyDictionary()
 
 
@@ -166,13 +169,16 @@ def _run(
     param, grad, *existing = (Expr(recorder, number) for number in range(len(recorder.inputs)))
     remaining = iter(existing)
     state = [next(remaining) if exists else None for exists in states.values()]
-    results = rule(param, -grad if maximize else grad, *state, **options)
     names = ("param", *states)
-    if not isinstance(results, tuple) or len(results) != len(names):
+    try:
+        results = rule(param, -grad if maximize else grad, *state, **options)
+    except (AttributeError, TypeError) as error:
+        if isinstance(error, TraceError):
+            raise
         raise TraceError(
-            f"rule {rule.__name__!r} must return the tuple ({', '.join(names)}{',' if len(names) == 1 else ''}); "
-            f"got {results!r}"
-        )
+            f"rule {rule.__name__!r} cannot be traced ({error}); foreach=False runs it as it is"
+        ) from error
+    check_results(rule, results, names)
     outputs = []
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Expr):
@@ -204,15 +210,20 @@ class _Recorder:
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
 
 
+def _kind(value: Any) -> Any:
+    """Return what a rule can tell of an option without a branch on a number: its type, and what is no number itself."""
+    if isinstance(value, tuple):
+        return tuple(map(_kind, value))
+    return (type(value), value) if value is None or isinstance(value, bool) else type(value)
+
+
 def _symbol(formula: str, value: Any, recorder: _Recorder) -> Any:
-    """Return what a rule sees of an option: its numbers write down what is done with them, the rest is a condition."""
+    """Return what a rule sees of an option: its numbers write down what is done with them."""
     if value is None or isinstance(value, bool):
-        recorder.conditions.append(f"{formula} is {value}")
         return value
     if isinstance(value, (int, float, Tensor)):
         return Number(value, formula, recorder)
     if isinstance(value, tuple):
-        recorder.conditions.append(f"len({formula}) == {len(value)}")
         return tuple(_symbol(f"{formula}[{index}]", item, recorder) for index, item in enumerate(value))
     recorder.reproducible = False
     return value
@@ -242,6 +253,9 @@ class Number:
         self._recorder.conditions.append(f"bool({formula}) is {bool(outcome)}")
         return bool(outcome)
 
+    def __pos__(self):
+        return self
+
     def __neg__(self):
         return self._computed(-self.value, f"(-{self.formula})")
 
@@ -267,7 +281,7 @@ def _formula(scalar: Any) -> str:
     if isinstance(scalar, Number):
         return scalar.formula
     text = repr(int(scalar)) if isinstance(scalar, int) else repr(float(scalar))
-    return text if text.strip("-").isdecimal() or math.isfinite(scalar) else f"float({text!r})"
+    return f"({text})" if math.isfinite(scalar) else f"float({text!r})"
 
 
 def _arithmetic(symbol: str, function: Callable[[Any, Any], Any]) -> tuple[Callable, Callable]:
@@ -297,7 +311,15 @@ def _comparison(symbol: str, function: Callable[[Any, Any], Any]) -> Callable:
     return compare
 
 
-for _name, _symbol_text in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "mod": "%", "pow": "**"}.items():
+for _name, _symbol_text in {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "truediv": "/",
+    "floordiv": "//",
+    "mod": "%",
+    "pow": "**",
+}.items():
     _forward, _reflected = _arithmetic(_symbol_text, getattr(operator, _name))
     setattr(Number, f"__{_name}__", _forward)
     setattr(Number, f"__r{_name}__", _reflected)

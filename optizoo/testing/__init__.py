@@ -10,6 +10,8 @@ from optizoo.testing.equivalence import Run as Run
 from optizoo.testing.equivalence import assert_equivalent as assert_equivalent
 from optizoo.testing.mutants import MUTANTS as MUTANTS
 from optizoo.testing.mutants import Mutant as Mutant
+from optizoo.testing.streams import gradients as gradients
+from optizoo.testing.streams import make_params as make_params
 from optizoo.testing.twins import has_torch_twin as has_torch_twin
 from optizoo.testing.twins import torch_twin as torch_twin
 from optizoo.testing.twins import with_rules as with_rules

@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 from optizoo import rules
 from optizoo.optimizer import RuleOptimizer
 from optizoo.optimizers import optimizer_class
-from optizoo.testing.twins import torch_twin, with_rules
+from optizoo.testing import textbook
+from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Mutant:
     Attributes:
         name: Says what is wrong.
         optimizer: Name of the optimizer that makes the mistake.
-        true: The text in the rule of that name.
+        true: The text in the rule.
         mistaken: What stands in its place.
         options: Options of the constructor.
+        rule: The rule in which the text stands, if its name is not that of the optimizer.
     """
 
     name: str
@@ -43,15 +45,18 @@ class Mutant:
     true: str
     mistaken: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    rule: str = ""
 
     def build(self, params: Any) -> RuleOptimizer:
         """Make the optimizer with the mistake."""
-        mutated = _mutated(self.optimizer, self.true, self.mistaken)
+        mutated = _mutated(self.rule or self.optimizer, self.true, self.mistaken)
         return with_rules(optimizer_class(self.optimizer), mutated)(params, **self.options)
 
     def reference(self, params: Any) -> Optimizer:
-        """Make the true optimizer."""
-        return torch_twin(self.optimizer, params, foreach=False, **self.options)
+        """Make the true optimizer; in textbook form where torch has none."""
+        if has_torch_twin(self.optimizer, **self.options):
+            return torch_twin(self.optimizer, params, foreach=False, **self.options)
+        return with_rules(optimizer_class(self.optimizer), textbook)(params, foreach=False, **self.options)
 
 
 def _mutated(rule: str, true: str, mistaken: str) -> types.ModuleType:
@@ -67,6 +72,8 @@ def _mutated(rule: str, true: str, mistaken: str) -> types.ModuleType:
 
 _DECAY = {"weight_decay": 0.1}
 _TINY_LR = {"lr": 1e-5}
+_IN_VELOCITY = "momentum_lr_in_velocity"
+_VELOCITY = {"lr": 0.01, "lr_in_velocity": True}
 _MOMENTUM = {"lr": 0.01, "momentum": 0.9}
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -89,6 +96,13 @@ MUTANTS: tuple[Mutant, ...] = (
            "momentum_buffer.add(momentum_buffer, alpha=momentum)", {**_MOMENTUM, "nesterov": True}),
     Mutant("momentum-decoupled-decay", "momentum", "grad = grad.add(param, alpha=weight_decay)",
            "param = param * (1 - lr * weight_decay)", {**_MOMENTUM, **_DECAY}),
+    # Momentum with the learning rate in the velocity
+    Mutant("velocity-without-lr", "momentum", "(velocity * momentum).add(grad, alpha=-lr)",
+           "(velocity * momentum).add(grad, alpha=-1)", _VELOCITY, _IN_VELOCITY),
+    Mutant("velocity-times-lr", "momentum", "param + velocity,", "param.add(velocity, alpha=lr),",
+           _VELOCITY, _IN_VELOCITY),
+    Mutant("velocity-nesterov-without-gradient", "momentum", "alpha=momentum).add(grad, alpha=-lr)", "alpha=momentum)",
+           {**_VELOCITY, "nesterov": True}, _IN_VELOCITY),
     # RMSprop
     Mutant("rmsprop-eps-inside-root", "rmsprop", "variance.sqrt() + eps", "(variance + eps).sqrt()"),
     Mutant("rmsprop-eps-1e-7", "rmsprop", "+ eps", "+ 1e-7", _TINY_LR),
@@ -125,6 +139,8 @@ MUTANTS: tuple[Mutant, ...] = (
            "param = param.add(param, alpha=-lr * weight_decay); return param, exp_avg", {**_DECAY, **_TINY_LR}),
     Mutant("adam-decoupled-decay", "adam", "grad = grad.add(param, alpha=weight_decay)",
            "param = param * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+    Mutant("adam-corrects-what-it-should-not", "adam", "if bias_correction else 1.0  # 1 - β₁ᵗ", "  # 1 - β₁ᵗ",
+           {"bias_correction": False}),
     # AdamW
     Mutant("adamw-l2", "adamw", "param = param * (1 - lr * weight_decay)",
            "grad = grad.add(param, alpha=weight_decay)", {**_DECAY, **_TINY_LR}),

@@ -59,6 +59,15 @@ def gradients(steps: int, seed: int = 0) -> Iterator[list[Tensor | None]]:
             yield [*grads, None]
 
 
+def lr_factor(step: int, steps: int) -> float:
+    """Return the factor of the learning rate in a run of ``steps``: 1, then 0 once in the middle, then 0.1.
+
+    An optimizer that keeps an old rate, or mixes it into its state, shows only when the rate changes.
+    """
+    middle = steps // 2 + 1
+    return 1.0 if step < middle else 0.0 if step == middle else 0.1
+
+
 def set_gradients(params: list[Parameter], grads: list[Tensor | None]) -> None:
     """Give every parameter its gradient, in its own type, device and strides."""
     for param, grad in zip(params, grads, strict=True):

@@ -33,9 +33,12 @@ def ulp_distance(actual: Tensor, expected: Tensor) -> Tensor:
         raise TypeError(
             f"ulp_distance needs two tensors of one floating-point dtype; got {actual.dtype}, {expected.dtype}"
         )
-    distance = (_ordered(actual) - _ordered(expected)).abs()
+    first, second = _ordered(actual), _ordered(expected)
+    farthest = torch.iinfo(torch.int64).max
+    # Between large numbers of opposite signs there are more float64 numbers than int64 can count.
+    distance = torch.where((first.double() - second.double()).abs() < farthest, (first - second).abs(), farthest)
     nan_actual, nan_expected = actual.isnan(), expected.isnan()
-    distance = torch.where(nan_actual ^ nan_expected, torch.iinfo(torch.int64).max, distance)
+    distance = torch.where(nan_actual ^ nan_expected, farthest, distance)
     return torch.where(nan_actual & nan_expected, 0, distance)
 
 
@@ -43,11 +46,12 @@ def _ordered(values: Tensor) -> Tensor:
     """Map floating-point numbers to integers that keep their order and are consecutive where the numbers are."""
     integers = _INTEGERS[values.dtype]
     bits = values.contiguous().view(integers).to(torch.int64)
-    # Negative numbers are stored as sign and magnitude: mirror them below zero. float64 differences of opposite signs
-    # can leave int64 and wrap; they are astronomically far apart either way.
+    # Negative numbers are stored as sign and magnitude: mirror them below zero.
     return torch.where(bits < 0, torch.iinfo(integers).min - bits, bits)
 
 
 def identical(actual: Tensor, expected: Tensor) -> bool:
-    """Whether all elements are the same numbers; NaN equals NaN."""
+    """Whether type and shape agree and all elements are the same numbers; NaN equals NaN, and 0 equals -0."""
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
+        return False
     return torch.equal(actual, expected) or bool(((actual == expected) | (actual.isnan() & expected.isnan())).all())
