@@ -294,14 +294,16 @@ class RuleOptimizer(Optimizer):
         """
         loading = "param_groups" in self.__dict__
         defaults = self.defaults if loading else state["defaults"]
-        defaults = {name: value for name, value in defaults.items() if name not in self.neutral_extras}
         groups = []
         for index, saved in enumerate(state["param_groups"]):
             # A group that comes with its optimizer may have keys of its owner, and so may one that is loaded again.
             present = self.param_groups[index] if loading else saved
             execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
             where = f"{type(self).__name__}, loaded param group {index}"
-            groups.append(self._checked({**defaults, **saved, **execution}, where=where, known=present))
+            missing = {
+                name: value for name, value in defaults.items() if name in saved or name not in self.neutral_extras
+            }
+            groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present))
         if loading:
             for group in groups:
                 for param in group["params"]:

@@ -158,7 +158,7 @@ RUN_MISTAKES = [
     pytest.param({"optimizer": {"name": 3}}, "key optimizer cannot be built", id="optimizer-number"),
     pytest.param({"optimizer": {"lr": -1}}, "key optimizer.lr = -1; must be a number, at least 0", id="lr"),
     pytest.param({"optimizer": {"momentun": 0.9}}, "did you mean 'momentum'?", id="option-typo"),
-    pytest.param({"optimizer": {"momentum": 2}}, "momentum must be at least 0 and below 1", id="option-range"),
+    pytest.param({"optimizer": {"momentum": 2}}, "momentum must be from 0 to 1", id="option-range"),
     pytest.param({"optimizer": {"foreach": True}}, "key optimizer.foreach = True; it belongs", id="foreach-elsewhere"),
     pytest.param({"optimizer": {"library": "jax"}}, "key optimizer.library = 'jax'; must be one of", id="library"),
     pytest.param({"optimizer": {"label": "a/b"}}, "key optimizer.label = 'a/b'; must be at most", id="label"),
