@@ -49,6 +49,20 @@ def schema(rule: Rule) -> RuleSchema:
     )
 
 
+@lru_cache
+def _states(
+    rule: Rule, on: tuple[str, ...], off: tuple[str, ...]
+) -> tuple[dict[str, bool], tuple[str, ...], tuple[str, ...]]:
+    """Sort the states of ``rule``, of which options switch some on and some off.
+
+    Returns:
+        For every state whether it starts as zeros, the names of those, and the names of those that the rule makes.
+    """
+    states = {name: (zeros or name in on) and name not in off for name, zeros in schema(rule).states.items()}
+    zeros = tuple(name for name, starts_as_zeros in states.items() if starts_as_zeros)
+    return states, zeros, tuple(name for name in states if name not in (*zeros, *off))
+
+
 @dataclass
 class Bucket:
     """Parameters that one call of a backend updates together: same rule, kind of tensor, states and step count."""
@@ -222,12 +236,10 @@ class RuleOptimizer(Optimizer):
 
     def _group_buckets(self, group: Mapping[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
         rule = self.select_rule(group)
-        states = {
-            name: group[self.state_switches[name]] if name in self.state_switches else starts_as_zeros
-            for name, starts_as_zeros in schema(rule).states.items()
-        }
-        zeros = [name for name, starts_as_zeros in states.items() if starts_as_zeros]
-        made_by_rule = [name for name in states if not states[name] and name not in self.state_switches]
+        switches = self.state_switches
+        off = tuple(name for name, switch in switches.items() if not group[switch]) if switches else ()
+        on = tuple(name for name in switches if name not in off) if switches else ()
+        states, zeros, made_by_rule = _states(rule, on, off)
         on_device = group["capturable"] or torch.compiler.is_compiling()
         buckets: dict[tuple, Bucket] = {}
         for param, grad in pairs:
@@ -246,8 +258,7 @@ class RuleOptimizer(Optimizer):
             )
             bucket = buckets.get(key)
             if bucket is None:
-                exists = {**dict.fromkeys(states, False), **dict.fromkeys(zeros, True)}
-                exists.update(zip(made_by_rule, present, strict=True))
+                exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
                 backend, reason = choose(group, param, grad)
                 options = self._rule_options(rule, group, step, backend)
                 bucket = buckets[key] = Bucket(rule, options, backend, reason, exists)

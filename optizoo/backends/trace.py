@@ -80,6 +80,13 @@ class Program:
     outputs: tuple[tuple[str, int], ...]
 
     @cached_property
+    def _hash(self) -> int:
+        return hash((self.inputs, self.operations, self.outputs))
+
+    def __hash__(self) -> int:  # programs are looked up at every step
+        return self._hash
+
+    @cached_property
     def last_use(self) -> dict[int, int]:
         """For every value, the index of the operation that reads it last; outputs outlive all operations."""
         last = {}
@@ -126,8 +133,11 @@ def trace(
         TypeError: The rule did not return one result for the parameter and each state.
     """
     values = options.values()
-    situation = (tuple(states.items()), maximize, tuple(options), tuple(map(_kind, values)))
-    wirings = _wirings.setdefault(rule, {}).setdefault(situation, [])
+    situation = (*states.items(), maximize, *options, *map(_kind, values))
+    known = _wirings.get(rule)
+    if known is None:
+        known = _wirings[rule] = {}
+    wirings = known.setdefault(situation, [])
     for wiring in wirings:
         if wiring.holds(*values):
             return wiring.program, wiring.scalars(*values)

@@ -24,7 +24,6 @@ from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import ConfigError, RunConfig, digest, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
 from optizoo.lab.records import Record, Recorder, RecordError, environment
-from optizoo.schedulers import ScheduleLR
 from optizoo.testing import has_torch_twin, torch_twin
 
 __all__ = ["Trained", "build_model", "build_optimizer", "evaluate", "penalty", "resolve_device", "train"]
@@ -218,10 +217,11 @@ class _Run:
         self.model = build_model(config, classes=len(dataset.classes)).train()
         self.optimizer = build_optimizer(config, self.model)
         try:
-            schedule = config.schedule.build(self.total_steps)
+            self.schedule = config.schedule.build(self.total_steps)
         except ConfigError as error:
             raise error.inside("schedule") from None
-        self.scheduler = ScheduleLR(self.optimizer, schedule)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.set_rates(0)
 
         self.losses = torch.empty(self.total_steps, dtype=dtype, device=device)
         self.step = 0  # updates made
@@ -232,7 +232,7 @@ class _Run:
         self.epochs: list[dict[str, Any]] = []
         self.status: str | None = None
 
-    # The counters that a checkpoint holds beside model, optimizer, scheduler, losses and random state.
+    # The counters that a checkpoint holds beside model, optimizer, losses and random state.
     COUNTERS = ("step", "epoch", "seconds", "best_objective", "stalled", "epochs", "status")
 
     def state_dict(self) -> dict[str, Any]:
@@ -243,7 +243,6 @@ class _Run:
             **{name: getattr(self, name) for name in self.COUNTERS},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "losses": self.losses[: self.step].cpu(),
             "random": self.generator.get_state(),
         }
@@ -263,7 +262,7 @@ class _Run:
             setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.set_rates(self.step)
         self.losses[: self.step] = state["losses"].to(self.device)
         self.generator.set_state(state["random"])
 
@@ -296,7 +295,7 @@ class _Run:
 
     def train_epoch(self, interruption: Interruption, bar: tqdm) -> None:
         """Make the updates that are left of this epoch."""
-        model, optimizer, scheduler = self.model, self.optimizer, self.scheduler
+        model, optimizer = self.model, self.optimizer
         l1, l2 = self.config.train.l1, self.config.train.l2
         params = list(model.parameters())
         done = self.step - self.epoch * len(self.batches)
@@ -309,8 +308,8 @@ class _Run:
                 param.grad = None
             (loss + penalty(model, l1=l1, l2=l2) if l1 or l2 else loss).backward()
             optimizer.step()
-            scheduler.step()
             losses.append(loss.detach())
+            self.set_rates(self.step + len(losses))
             bar.update()
             if interruption.requested:
                 break
@@ -320,6 +319,12 @@ class _Run:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - start
         self.step += len(losses)
+
+    def set_rates(self, step: int) -> None:
+        """Set the rates that the schedule has after ``step`` updates: a function of the step, so there is no state."""
+        factor = self.schedule(step)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
 
     def epoch_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the batches of this epoch from the one at ``start`` on."""
