@@ -75,10 +75,11 @@ def test_another_wiring_is_another_program():
     ],
 )
 def test_foreach_passes(rule, states, options, in_place, allocated):
-    """The foreach backend makes as few passes and allocations as torch's hand-written lists."""
+    """The foreach backend makes as few passes and allocations as torch's hand-written lists, and no copies."""
     program, _ = trace(rule, states, **options)
-    overwrites = foreach._overwrites(program)
+    overwrites, settled = foreach._settle(program)
     assert (sum(overwrites), len(overwrites) - sum(overwrites)) == (in_place, allocated)
+    assert settled
 
 
 @pytest.mark.parametrize(

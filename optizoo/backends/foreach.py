@@ -37,6 +37,8 @@ def update(
     in_place = params[0].dtype in (torch.float32, torch.float64)
     results = replay(program, scalars, inputs, in_place=in_place)
 
+    if in_place and _settled(program):
+        return {}
     homes = dict(zip(program.inputs, inputs, strict=True))
     taken = [id(tensors) for tensors in inputs]
     made: dict[str, list[Tensor]] = {}
@@ -75,10 +77,16 @@ def replay(
 
 
 @lru_cache(maxsize=1024)
+def _settled(program: Program) -> bool:
+    """Return whether, written in place, every output ends in the memory of the input of its name."""
+    return _settle(program)[1]
+
+
+@lru_cache(maxsize=1024)
 def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
     """Return for every operation its function, operands, scalar, the scalar's keyword, and whether it overwrites."""
     calls = []
-    for operation, may_overwrite in zip(program.operations, _overwrites(program), strict=True):
+    for operation, may_overwrite in zip(program.operations, _settle(program)[0], strict=True):
         overwrite = may_overwrite and in_place
         function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
         keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
@@ -86,8 +94,8 @@ def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
     return tuple(calls)
 
 
-def _overwrites(program: Program) -> tuple[bool, ...]:
-    """Return for every operation whether it may write into its first operand.
+def _settle(program: Program) -> tuple[tuple[bool, ...], bool]:
+    """Return for every operation whether it may write into its first operand, and whether no output is left to copy.
 
     It may where the operand dies and its memory is the program's own, or that of the input whose new value is coming.
     """
@@ -110,4 +118,4 @@ def _overwrites(program: Program) -> tuple[bool, ...]:
         overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
         memory.append(memory[first] if overwrite else None)
         overwrites.append(overwrite)
-    return tuple(overwrites)
+    return tuple(overwrites), all(memory[value] == name for name, value in program.outputs)

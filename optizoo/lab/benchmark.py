@@ -68,7 +68,7 @@ def dataloader_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch
 
 
 def in_memory_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
-    """Return the seconds of the second epoch of a careful hand-written loop over normalised float32 images in memory."""
+    """Return the seconds of the second epoch of a careful hand-written loop over float32 images in memory."""
     images = normalise(dataset.train.images.to(device), dataset.mean, dataset.std)
     labels = dataset.train.labels.to(device)
     model = models.create("linear", seed=0).to(device)

@@ -256,12 +256,15 @@ class Batches:
             yield self._batch(self._images[rows]), self.split.labels[rows]
 
     def _gather(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        labels = self.split.labels.index_select(0, order)
         for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
-            yield self._batch(self._images.index_select(0, index)), self.split.labels.index_select(0, index)
+            rows = slice(start, start + self.batch_size)
+            yield self._batch(self._images.index_select(0, order[rows])), labels[rows]
 
     def _batch(self, images: Tensor) -> Tensor:
-        buffer = None if self._buffer is None else self._buffer[: len(images)]
+        buffer = self._buffer
+        if buffer is not None and len(buffer) != len(images):
+            buffer = buffer[: len(images)]
         return _normalise(images, *self._coefficients, self.dtype, buffer)
 
 
