@@ -1,0 +1,54 @@
+"""What README says holds: its examples run, its files exist, its numbers are those of the records."""
+
+import json
+import re
+from pathlib import Path
+
+import optizoo
+from optizoo.testing import MUTANTS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_examples_run():
+    """The Python blocks run, one after the other, as a reader would paste them."""
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert isinstance(namespace["optimizer"], optizoo.AdamW)
+
+
+def test_files_that_are_named_exist():
+    """Links into the repository and configs in commands lead somewhere."""
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    commands = re.findall(r"(?:configs|scripts|tests)/\w+\.(?:toml|py)", README)
+    assert links
+    assert commands
+    for name in [*links, *commands]:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_number_of_mutants():
+    """README counts the mutants right."""
+    assert f"all {len(MUTANTS)} deliberate mistakes" in README
+
+
+def test_accuracies_are_those_of_the_records():
+    """Every accuracy in the table stands in the kept results, with its standard deviation."""
+    recorded = set()
+    for name in ("cifar10_linear", "cifar10_two_layer"):
+        for line in (ROOT / "benchmarks" / name / "results.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            recorded.add(f"{row['test_accuracy_mean'] * 100:.2f} ± {row['test_accuracy_std'] * 100:.2f} %")
+    shown = re.findall(r"\d\d\.\d\d ± \d\.\d\d %", README)
+    assert len(shown) == 12
+    assert set(shown) == recorded
+
+
+def test_epoch_times_are_those_of_the_record():
+    """The table of epoch times is the kept record."""
+    for row in json.loads((ROOT / "benchmarks" / "epoch_cpu.json").read_text(encoding="utf-8"))["rows"]:
+        ratios = f"{row['in_memory_over_lab']:.2f} | {row['dataloader_over_lab']:.1f} |"
+        assert f"| {row['optimizer']} | {row['lab_s']:.3f} | {row['in_memory_s']:.3f} |" in README
+        assert ratios in README
