@@ -194,6 +194,10 @@ class RuleOptimizer(Optimizer):
         if "params" not in param_group:
             raise ValueError(f"param_group has no 'params', only {sorted(param_group)}; add them ({where})")
         group = self._checked({**self.defaults, **param_group}, where=where)
+        # torch fills in the defaults: what is neutral in this group, but not there, must stand in it.
+        group |= {
+            name: self.neutral_extras[name] for name in self.neutral_extras.keys() & self.defaults if name not in group
+        }
         if not isinstance(group["params"], (Tensor, set)):
             group["params"] = list(group["params"])
             tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
@@ -225,7 +229,7 @@ class RuleOptimizer(Optimizer):
         return loss
 
     def _buckets(self) -> list[Bucket]:
-        """Sort the parameters with gradients into buckets, make their missing states and count the step."""
+        """Sort the parameters with gradients into buckets, and make the states that they lack."""
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]

@@ -148,6 +148,17 @@ def test_groups_have_options_of_their_own():
     assert slow not in optimizer.state
 
 
+def test_a_group_may_go_back_to_the_neutral_value():
+    """A group with an option's neutral value keeps it where the constructor's value is another."""
+    plain, almost = Parameter(torch.ones(1)), Parameter(torch.ones(1))
+    groups = [{"params": [plain], "bias_correction": True}, {"params": [almost]}]
+    optimizer = optizoo.Adam(groups, lr=0.1, bias_correction=False)
+    plain.grad, almost.grad = torch.ones(1), torch.ones(1)
+    optimizer.step()
+    assert plain.item() == pytest.approx(0.9)
+    assert almost.item() == pytest.approx(1 - 0.1 * 0.1 / 0.001**0.5)
+
+
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_the_callers_groups_are_not_kept(kind):
     """Two optimizers built from one list of groups share nothing with it or each other (torch shares: #51794)."""

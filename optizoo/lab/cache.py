@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from optizoo.lab.checkpoint import written_beside
 from optizoo.lab.sources import Content, Source, Split
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def _read(path: Path, fingerprint: str) -> tuple[Content, str] | None:
 
 
 def _write(path: Path, fingerprint: str, content: Content, digest: str) -> None:
-    """Write to a temporary file beside ``path``, force it to the disk, and move it into place."""
+    """Write the cache file whole, or not at all."""
     held = {
         "fingerprint": fingerprint,
         "digest": digest,
@@ -83,14 +84,5 @@ def _write(path: Path, fingerprint: str, content: Content, digest: str) -> None:
         "test_images": content.test.images,
         "test_labels": content.test.labels,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(held, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with written_beside(path, held) as temporary:
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -4,13 +4,15 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
-__all__ = ["CheckpointError", "Interruption", "exists", "load", "previous", "remove", "save"]
+__all__ = ["CheckpointError", "Interruption", "exists", "load", "previous", "remove", "save", "written_beside"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,19 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         OSError: The file cannot be written, such as on a full disk.
     """
     path = Path(path)
+    with written_beside(path, state) as temporary:
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
+    """Write ``state`` to a temporary file beside ``path``, force it to the disk, and leave moving it to the caller.
+
+    The file is deleted if writing or moving fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -51,13 +66,10 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, previous(path))
-        os.replace(temporary, path)
+        yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def load(path: str | Path) -> dict[str, Any]:
