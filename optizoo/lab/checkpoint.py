@@ -127,11 +127,6 @@ class Interruption:
     In the middle of a step the parameters are half updated, and a state that is saved there could not be resumed
     exactly. A second signal acts at once, as if this were not there. Outside the main thread, where Python delivers no
     signals, nothing is changed; neither are signals that are being ignored.
-
-    >>> with Interruption() as interruption:
-    ...     signal.raise_signal(signal.SIGINT)
-    ...     interruption.requested
-    True
     """
 
     def __init__(self) -> None:
