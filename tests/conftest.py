@@ -4,6 +4,11 @@ import pytest
 import torch
 
 
+def pytest_configure() -> None:
+    """Use one thread: the tensors are small, and threads that wait for each other are slow on a busy machine."""
+    torch.set_num_threads(1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--slow``, which also runs the tests that take more than ten seconds."""
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
