@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -119,7 +119,7 @@ def _is_users(error: Exception) -> bool:
     if isinstance(error, (UsageError, ImportError, OSError)):
         return True
     # The lab's own errors; they exist only once the lab is imported.
-    names = {"CheckpointError", "CompareError", "ConfigError", "DataError", "RecordError"}
+    names = {"CheckpointError", "CompareError", "ConfigError", "DataError", "FolderError", "RecordError"}
     return any(kind.__module__.startswith("optizoo.lab.") and kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -181,6 +181,7 @@ def _train(options: argparse.Namespace) -> int:
     _require_lab()
     from optizoo.lab import checkpoint, data
     from optizoo.lab.config import digest, load_run, to_dict
+    from optizoo.lab.folder import locked, write_json
     from optizoo.lab.train import resolve_device, train
 
     config = load_run(options.config, options.overrides)
@@ -190,21 +191,27 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
     if options.resume and not checkpoint.exists(saved):
         print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
-    if options.fresh:
-        record.unlink(missing_ok=True)
-        checkpoint.remove(saved)
     resolve_device(config.train.device)  # what cannot be had shows before the data are read
     dataset = data.load(**asdict(config.data))
+    # What is written can be handed on: it does not tell where the data lie.
+    config = replace(config, data=replace(config.data, root=None, cache=None))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-    trained = train(
-        config,
-        dataset,
-        record=record,
-        checkpoint=saved,
-        resume=options.resume,
-        progress=not options.no_progress,
-    )
+    with locked(folder):
+        written = folder / "config.json"
+        if options.resume and written.exists() and digest(load_run(written)) != digest(config):
+            raise UsageError(f"{folder} holds a run with another config ({written}): restore it, or give another --out")
+        if options.fresh:
+            record.unlink(missing_ok=True)
+            checkpoint.remove(saved)
+        write_json(written, to_dict(config))
+        trained = train(
+            config,
+            dataset,
+            record=record,
+            checkpoint=saved,
+            resume=options.resume,
+            progress=not options.no_progress,
+        )
     result = trained.record.result
     assert result is not None
     print(f"{trained.status} after {result['steps']} steps, {result['seconds']:.1f} s of training")

@@ -16,6 +16,7 @@ from optizoo.lab import compare as comparing
 from optizoo.lab import train as training
 from optizoo.lab.config import load_compare, load_run
 from optizoo.lab.data import Dataset, Split
+from optizoo.lab.folder import locked
 from optizoo.lab.records import Record
 from optizoo.testing import verify as matrix
 
@@ -156,6 +157,31 @@ def test_train_does_not_overwrite_unasked(config: Path, capsys: pytest.CaptureFi
     assert cli.main(["train", str(config), "--out", "here", "--fresh"]) == 0
 
 
+def test_train_keeps_what_it_cannot_go_on_with(config: Path, capsys: pytest.CaptureFixture[str]):
+    """Another config is refused before anything in the folder changes."""
+    assert cli.main(["train", str(config), "--out", "here"]) == 0
+    before = {path: path.read_bytes() for path in Path("here").iterdir()}
+    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.epochs", "7"]) == 2
+    assert "holds a run with another config" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("here").iterdir()} == before
+
+
+def test_train_goes_on_with_other_paths_and_threads(config: Path):
+    """What the digest leaves out may differ when a run goes on; paths stand in no file."""
+    root = ["--data.root", "/home/somebody/images"]
+    assert cli.main(["train", str(config), "--out", "here", *root]) == 0
+    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.threads", "1"]) == 0
+    assert not [path for path in Path("here").iterdir() if b"somebody" in path.read_bytes()]
+
+
+def test_two_processes_do_not_train_in_one_folder(config: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder in which another process works is refused."""
+    Path("here").mkdir()
+    with locked(Path("here")):
+        assert cli.main(["train", str(config), "--out", "here"]) == 2
+    assert "error: another process works in here" in capsys.readouterr().err
+
+
 def test_interrupted_run_resumes(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """After Ctrl-C the status is 130 and the message says how to go on; ``--resume`` does."""
 
@@ -199,6 +225,11 @@ def test_compare_passes_on_what_was_asked(
         pytest.param(["train", "nowhere.toml"], "nowhere.toml: cannot be read", id="no-config"),
         pytest.param(["train", "tiny.toml", "--train.epochs", "-3"], "key train.epochs = -3; must be", id="value"),
         pytest.param(["train", "tiny.toml", "--train.epoch", "3"], "did you mean 'epochs'?", id="key"),
+        pytest.param(
+            ["train", "tiny.toml", "--optimizer.differentiable", "true"],
+            "nothing here differentiates",
+            id="differentiable",
+        ),
         pytest.param(["train", "tiny.toml", "extra"], "'extra' stands before any --key", id="argument"),
         pytest.param(["train", "tiny.toml", "--train.device", "cuda:99"], "key train.device = 'cuda:99'", id="device"),
         pytest.param(["compare", "tiny.toml", "--optimizer.lr", "1"], "did you mean 'optimizers'?", id="compare-key"),

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -62,8 +63,11 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        # Straight into the file, torch's zip writer would turn a full disk into an error that does not say so.
+        buffer = BytesIO()
+        torch.save(state, buffer)
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         yield temporary

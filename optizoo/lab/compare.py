@@ -15,8 +15,8 @@ that was under way is resumed. It goes on with the number of threads that it was
 over threads decides how it is rounded.
 """
 
+import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,15 +28,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
-
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import data, report
-from optizoo.lab.config import CompareConfig, OptimizerConfig, RunConfig, ScheduleConfig, digest, load_compare, to_dict
+from optizoo.lab.config import (
+    CompareConfig,
+    ConfigError,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    digest,
+    load_compare,
+    to_dict,
+)
 from optizoo.lab.data import Dataset
+from optizoo.lab.folder import locked, write_json
 from optizoo.lab.records import Record, Recorder, environment
 from optizoo.lab.report import Row
 from optizoo.lab.train import Trained, resolve_device, train
@@ -116,9 +121,10 @@ def compare(
     config = replace(config, data=replace(config.data, root=None, cache=None))
     pairs = list(_pairs(config))
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _prepare(folder, config, fresh=fresh)
+    with locked(folder):
         dataset = data.load(**dataset_options).to(device)
+        _check_schedules(config, len(dataset.train))
+        _prepare(folder, config, fresh=fresh)
         total = sum(len(pair) for pair in pairs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)
         with _threads_of(folder), bar:
@@ -198,7 +204,10 @@ def _cell(config: CompareConfig, optimizer: OptimizerConfig, schedule: ScheduleC
         train=config.train,
     )
     name = f"{optimizer.label}-{schedule.label}-seed{seed}-{optimizer.library}"
-    return Cell(run, re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII))
+    stem = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)
+    if stem != name:  # other characters in the same places are another name
+        stem += f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return Cell(run, stem)
 
 
 def _prepare(folder: Path, config: CompareConfig, *, fresh: bool) -> None:
@@ -209,6 +218,8 @@ def _prepare(folder: Path, config: CompareConfig, *, fresh: bool) -> None:
         raise CompareError(f"{folder} holds files but no comparison: give a new folder, or an empty one, with --out")
     if ours and fresh:
         shutil.rmtree(folder / report.CELLS, ignore_errors=True)
+        for made in (folder / report.REPORT, folder / report.RESULTS, *folder.glob("*.png")):
+            made.unlink(missing_ok=True)
     elif ours:
         earlier = load_compare(path)
         if digest(earlier) != digest(config):
@@ -216,46 +227,35 @@ def _prepare(folder: Path, config: CompareConfig, *, fresh: bool) -> None:
                 f"{folder} holds a comparison with another config ({path}): "
                 "give another folder with --out, or start over with --fresh"
             )
-        return
     (folder / report.CELLS).mkdir(parents=True, exist_ok=True)
-    _write_json(folder / ENVIRONMENT, environment(resolve_device(config.train.device)))
-    _write_json(path, to_dict(config))
+    if fresh or not ours:
+        write_json(path, to_dict(config))
+    if fresh or not (folder / ENVIRONMENT).exists():
+        write_json(folder / ENVIRONMENT, environment(resolve_device(config.train.device)))
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the folder: two of them would write into the same records."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+def _check_schedules(config: CompareConfig, images: int) -> None:
+    """Raise before the first run if a schedule does not fit the length of the runs."""
+    for index, schedule in enumerate(config.schedules):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CompareError(
-                f"another process is comparing in {folder}: wait for it, or use another folder"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+            schedule.build(config.train.total_steps(images))
+        except ConfigError as error:
+            raise error.inside(f"schedules[{index}]") from None
 
 
 @contextmanager
 def _threads_of(folder: Path) -> Iterator[None]:
     """Use as many threads as the comparison was begun with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["threads"])
+    before, path = torch.get_num_threads(), folder / ENVIRONMENT
+    try:
+        threads = int(json.loads(path.read_text(encoding="utf-8"))["threads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompareError(f"{path} is damaged ({error}): delete it, or start over with --fresh") from None
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _write_json(path: Path, content: object) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _run_pair(folder: Path, pair: tuple[Cell, ...], dataset: Dataset, bar: tqdm, *, progress: bool) -> None:

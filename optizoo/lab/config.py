@@ -297,6 +297,8 @@ class OptimizerConfig(_Checked):
         for name in ("foreach", "fused"):
             if name in self.options:
                 raise ConfigError(f"= {self.options[name]!r}; it belongs to the run: set train.foreach", key=name)
+        if self.options.get("differentiable"):
+            raise ConfigError("= True; nothing here differentiates through a step: remove it", key="differentiable")
         try:
             create_optimizer(self.name, [torch.zeros(1)], lr=self.lr, **self.options)
         except (AttributeError, ValueError, TypeError, RuntimeError) as error:
@@ -365,7 +367,7 @@ class TrainConfig(_Checked):
     Attributes:
         epochs: Largest number of passes over the training images.
         batch_size: Number of images that one update sees; the last batch of an epoch has what is left.
-        full_batch: Take all images for every update (gradient descent); ``batch_size`` is then only that of evaluation.
+        full_batch: Take all images for every update (gradient descent), whatever ``batch_size`` says.
         max_steps: Stop after this many updates, if that comes before the last epoch ends.
         tolerance: Stop when an epoch's mean loss falls by less than this ``patience`` times in a row.
         patience: See ``tolerance``.
@@ -393,6 +395,11 @@ class TrainConfig(_Checked):
     evaluate_every: int = _field(_integer(1), 1)
     checkpoint_every: int = _field(_integer(1), 1)
     threads: int | None = _field(_integer(1, optional=True), None)
+
+    def total_steps(self, images: int) -> int:
+        """Return the number of updates of a run on so many images that nothing stops early."""
+        steps = self.epochs * (1 if self.full_batch else math.ceil(images / self.batch_size))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 @dataclass(frozen=True)
@@ -454,6 +461,12 @@ class CompareConfig(_Checked):
                         f"= {label!r}, as another has it; give each its own", key=f"{name}[{index}].label"
                     )
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for index, optimizer in enumerate(self.optimizers):
+            if optimizer.library != "optizoo":
+                raise ConfigError(
+                    f"= {optimizer.library!r}; remove it: twins = true runs both libraries",
+                    key=f"optimizers[{index}].library",
+                )
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -593,7 +606,7 @@ def _merge(table: dict[str, Any], overrides: Sequence[str]) -> None:
         if isinstance(place, list):
             raise ConfigError("needs a number and a key, such as --optimizers.0.lr 0.1", key=key)
         values = [_parsed(text) for text in texts]
-        place[name] = values[0] if len(values) == 1 else values or True
+        place[name] = values[0] if len(values) == 1 and name != "seeds" else values or True  # one seed is a list too
 
 
 def _parsed(text: str) -> Any:

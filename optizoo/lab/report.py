@@ -22,7 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from optizoo.lab import pictures
-from optizoo.lab.config import CompareConfig, TrainConfig, load_compare, to_dict
+from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
 from optizoo.testing import has_torch_twin
@@ -220,7 +220,7 @@ def _accuracy(runs: RunSummary) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return NONE if value is None else format(value, form)
+    return NONE if value is None else format(value, form if abs(value) < 1e6 else ".4g")
 
 
 def _of_twin(row: Row, text: Callable[[TwinSummary], str], without: str = NONE) -> str:
@@ -327,17 +327,19 @@ def _pictures(config: CompareConfig, records: Sequence[Record], rows: Sequence[R
         options = {"styles": styles, "ylabel": "validation accuracy (%)", "percent": True}
         drawn.append(picture("validation_accuracy", caption, pictures.curves, validation, **options))
     if len(config.schedules) > 1:
-        steps = _total_steps(config.train, records[0].dataset["train"])
+        steps = config.train.total_steps(records[0].dataset["train"])
         caption = "The schedules: what the learning rate of each optimizer is multiplied by."
-        factors = {schedule.label: list(map(schedule.build(steps), range(steps))) for schedule in config.schedules}
+        built = {schedule.label: schedule.build(steps) for schedule in config.schedules}
+        factors = {label: [_factor(schedule, step) for step in range(steps)] for label, schedule in built.items()}
         drawn.append(picture("schedules", caption, pictures.schedules, factors))
     return drawn
 
 
-def _total_steps(train: TrainConfig, images: int) -> int:
-    """Return the number of updates of a run that is not stopped early."""
-    steps = train.epochs * (1 if train.full_batch else math.ceil(images / train.batch_size))
-    return steps if train.max_steps is None else min(steps, train.max_steps)
+def _factor(schedule: Callable[[int], float], step: int) -> float:
+    try:
+        return schedule(step)
+    except OverflowError:  # a schedule may grow without end
+        return math.nan
 
 
 def _dots(config: CompareConfig, rows: Sequence[Row]) -> list[Dots]:
@@ -410,7 +412,7 @@ def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row],
         schedules=table["schedules"],
         environments=list(environments.values()),
         dataset=records[0].dataset if records else None,
-        steps=_total_steps(config.train, records[0].dataset["train"]) if records else None,
+        steps=config.train.total_steps(records[0].dataset["train"]) if records else None,
     )
 
 

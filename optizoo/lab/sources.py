@@ -382,7 +382,7 @@ def _decode_image(file: _ImageFile) -> np.ndarray:
             if size == (32, 32) and mode in ("RGB", "L", "P"):
                 return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
-        why = str(error) if encoded else "the file is empty"
+        why = str(error).partition(" <_io")[0] if encoded else "the file is empty"
         raise DataError(f"{file.where} is not a readable JPEG or PNG ({why}): copy it again, or remove it") from error
     if size != (32, 32):
         raise DataError(f"{file.where} is {size[0]} x {size[1]} pixels: only 32 x 32 is read, so resize or remove it")

@@ -21,7 +21,7 @@ from optizoo import optimizers
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import models
 from optizoo.lab.checkpoint import CheckpointError, Interruption
-from optizoo.lab.config import ConfigError, RunConfig, digest, to_dict
+from optizoo.lab.config import ConfigError, RunConfig, digest, run_from_dict, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
 from optizoo.lab.records import Record, Recorder, RecordError, environment
 from optizoo.testing import has_torch_twin, torch_twin
@@ -211,9 +211,7 @@ class _Run:
         # Gradient descent sees the same batch at every step: it is normalised once.
         self.whole = next(self.batches.sequential()) if settings.full_batch else None
 
-        self.total_steps = settings.epochs * len(self.batches)
-        if settings.max_steps is not None:
-            self.total_steps = min(self.total_steps, settings.max_steps)
+        self.total_steps = settings.total_steps(len(dataset.train))
         self.model = build_model(config, classes=len(dataset.classes)).train()
         self.optimizer = build_optimizer(config, self.model)
         try:
@@ -231,6 +229,7 @@ class _Run:
         self.stalled = 0  # epochs in a row that improved it by less than the tolerance
         self.epochs: list[dict[str, Any]] = []
         self.status: str | None = None
+        self.overflowed = False
 
     # The counters that a checkpoint holds beside model, optimizer, losses and random state.
     COUNTERS = ("step", "epoch", "seconds", "best_objective", "stalled", "epochs", "status")
@@ -307,7 +306,13 @@ class _Run:
             for param in params:
                 param.grad = None
             (loss + penalty(model, l1=l1, l2=l2) if l1 or l2 else loss).backward()
-            optimizer.step()
+            try:
+                optimizer.step()
+            except (RuntimeError, OverflowError) as error:
+                if "overflow" not in str(error):  # else a rate that the parameters' type cannot hold
+                    raise
+                self.overflowed = True
+                break
             losses.append(loss.detach())
             self.set_rates(self.step + len(losses))
             bar.update()
@@ -322,7 +327,10 @@ class _Run:
 
     def set_rates(self, step: int) -> None:
         """Set the rates that the schedule has after ``step`` updates: a function of the step, so there is no state."""
-        factor = self.schedule(step)
+        try:
+            factor = self.schedule(step)
+        except OverflowError:
+            factor = math.inf
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor
 
@@ -340,7 +348,11 @@ class _Run:
         losses = self.losses[self.epoch * len(self.batches) : self.step]
         train_loss = losses.double().mean().item()
         penalized = penalty(self.model, l1=settings.l1, l2=settings.l2).item()
-        finite = math.isfinite(train_loss) and all(bool(param.isfinite().all()) for param in self.model.parameters())
+        finite = (
+            math.isfinite(train_loss)
+            and not self.overflowed
+            and all(bool(param.isfinite().all()) for param in self.model.parameters())
+        )
         self.epoch += 1
         self.status = self.decide(train_loss + penalized, finite=finite)
         event: dict[str, Any] = {
@@ -400,7 +412,7 @@ def _open_record(
     """Return a recorder that stands where the run stands: at its start, or behind the epochs of the checkpoint."""
     recorder = Recorder(path, resume=state is not None)
     resolved = to_dict(config)
-    if recorder.started and recorder.record.config != resolved:
+    if recorder.started and digest(run_from_dict(recorder.record.config)) != digest(config):
         raise RecordError(f"{path} is the record of another config; restore that config, or give another folder")
     if not recorder.started:
         sizes = {part: len(getattr(dataset, part)) for part in ("train", "validation", "test")}

@@ -13,7 +13,16 @@ import torch
 from optizoo.lab import compare as compare_module
 from optizoo.lab import pictures
 from optizoo.lab.compare import CompareError, CompareResult, cells, compare, largest_difference
-from optizoo.lab.config import CompareConfig, DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from optizoo.lab.config import (
+    CompareConfig,
+    ConfigError,
+    DataConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from optizoo.lab.data import DataError
+from optizoo.lab.folder import FolderError
 
 SGD = OptimizerConfig("sgd", lr=0.01)
 ADAM = OptimizerConfig("adam", lr=0.001)
@@ -185,7 +194,7 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(CompareError, match="another process"):
+    with pytest.raises(FolderError, match="another process"):
         compare(tiny(), tmp_path, progress=False)
     os.close(descriptor)
     assert not list(tmp_path.iterdir())
@@ -204,7 +213,6 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "schedules"),
     [
-        pytest.param(("a b", "a_b"), ("constant",), id="the same without spaces"),
         pytest.param(("Adam", "adam"), ("constant",), id="the same in lower case"),
         pytest.param(("adam", "adam-warmup"), ("warmup-constant", "constant"), id="the same when joined"),
     ],
@@ -214,6 +222,74 @@ def test_file_names_differ(labels: tuple[str, ...], schedules: tuple[str, ...]) 
     optimizers = tuple(OptimizerConfig("adam", label=label) for label in labels)
     with pytest.raises(CompareError, match="give one of them another label"):
         cells(tiny(optimizers=optimizers, schedules=tuple(ScheduleConfig(label=label) for label in schedules)))
+
+
+def test_labels_of_any_script_have_files_of_their_own() -> None:
+    """Labels that differ only in characters that no file name has are still told apart."""
+    labels = ("a b", "a_b", "動量", "亞當")
+    optimizers = tuple(OptimizerConfig("adam", label=label) for label in labels)
+    stems = {cell.stem for cell in cells(tiny(optimizers=optimizers, seeds=(0,), twins=False))}
+    assert len(stems) == len(labels)
+
+
+def test_schedules_are_checked_before_the_first_run(tmp_path: Path) -> None:
+    """A warm-up that is longer than the runs is refused at once, and the message says which it is."""
+    schedules = (ScheduleConfig("cosine"), ScheduleConfig("constant", warmup_steps=500))
+    with pytest.raises(ConfigError, match=r"schedules\[1\].* must be below the run's 8 steps"):
+        compare(tiny(schedules=schedules), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_twins_are_not_asked_for_by_library() -> None:
+    """In a comparison ``library`` has no place: the twins are there already."""
+    with pytest.raises(ConfigError, match=r"optimizers\[0\].library = 'torch'; remove it"):
+        tiny(optimizers=(OptimizerConfig("sgd", library="torch"),))
+
+
+@pytest.mark.parametrize("lr", [1e38, 1e300])
+def test_a_rate_beyond_the_type_diverges(tmp_path: Path, lr: float) -> None:
+    """A rate that float32 cannot hold is recorded as diverged, and the comparison goes on."""
+    huge = OptimizerConfig("adam", lr=lr, label="huge")
+    result = compare(tiny(optimizers=(huge, SGD), seeds=(0,)), tmp_path, progress=False)
+    assert row_of(result, "huge")["diverged"] == 1
+    assert row_of(result, "sgd")["finished"] == 1
+
+
+def test_a_schedule_without_end_diverges(tmp_path: Path) -> None:
+    """A schedule whose factor overflows is recorded as diverged, and its picture is drawn as far as it goes."""
+    schedules = (ScheduleConfig("constant"), ScheduleConfig("exponential", options={"gamma": 1e200}))
+    result = compare(tiny(optimizers=(SGD,), schedules=schedules, seeds=(0,)), tmp_path, progress=False)
+    assert [row["diverged"] for row in result.rows] == [0, 1]
+    assert (tmp_path / "schedules.png").exists()
+
+
+def test_a_damaged_environment_is_told(tmp_path: Path) -> None:
+    """A file of the folder that was cut is named, with the remedy."""
+    config = tiny(optimizers=(SGD,), seeds=(0,))
+    compare(config, tmp_path, progress=False)
+    (tmp_path / "environment.json").write_text('{"threads": ', encoding="utf-8")
+    with pytest.raises(CompareError, match=r"environment.json is damaged .* delete it, or start over with --fresh"):
+        compare(config, tmp_path, progress=False)
+    (tmp_path / "environment.json").unlink()
+    compare(config, tmp_path, progress=False)
+
+
+def test_starting_over_waits_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``fresh`` deletes nothing before the data are there; then it deletes the old results too."""
+    config = tiny(optimizers=(SGD,), seeds=(0,))
+    compare(config, tmp_path, progress=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError):
+        compare(replace(config, data=DataConfig("cifar10", root=str(tmp_path / "nowhere"))), tmp_path, fresh=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_module, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, tmp_path, progress=False, fresh=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"cells", "config.json", "environment.json"}
 
 
 def test_grid() -> None:

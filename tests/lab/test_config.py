@@ -346,6 +346,14 @@ def test_warmup_must_be_shorter_than_the_run():
         ScheduleConfig("cosine", warmup_steps=100).build(total_steps=100)
 
 
+def test_one_seed_on_the_command_line_is_a_list(tmp_path: Path):
+    """``--seeds 0`` means one seed, as ``--seeds 0 1`` means two."""
+    path = tmp_path / "compare.toml"
+    path.write_text('[data]\nname = "synthetic"\n', encoding="utf-8")
+    assert configs.load_compare(path, ["--seeds", "0"]).seeds == (0,)
+    assert configs.load_compare(path, ["--seeds", "0", "1"]).seeds == (0, 1)
+
+
 def test_configs_are_frozen():
     """A config cannot change under a run."""
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -593,3 +593,19 @@ def test_resumed_run_is_the_same_run_on_cuda(dataset: Dataset, tmp_path: Path, i
 def test_config_in_the_record_is_resolved(dataset: Dataset):
     """The record's config has every default written out."""
     assert train(run_config(), dataset, progress=False).record.config == to_dict(run_config())
+
+
+def test_a_full_disk_is_an_oserror_and_costs_no_checkpoint(tmp_path: Path):
+    """Where a file cannot grow, saving raises OSError, leaves no remains, and the old checkpoint loads."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    checkpoints.save(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save(path, {"step": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.load(path) == {"step": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.pt"]
