@@ -232,7 +232,15 @@ def test_compare_passes_on_what_was_asked(
         ),
         pytest.param(["train", "tiny.toml", "extra"], "'extra' stands before any --key", id="argument"),
         pytest.param(["train", "tiny.toml", "--train.device", "cuda:99"], "key train.device = 'cuda:99'", id="device"),
-        pytest.param(["compare", "tiny.toml", "--optimizer.lr", "1"], "did you mean 'optimizers'?", id="compare-key"),
+        pytest.param(["compare", "tiny.toml", "--optimiser.lr", "1"], "did you mean 'optimizers'?", id="compare-key"),
+        pytest.param(
+            ["compare", "tiny.toml", "--optimizer.lr", "1"],
+            "with this key is run with optizoo train",
+            id="run-as-compare",
+        ),
+        pytest.param(
+            ["train", "tiny.toml", "--seeds", "1"], "with this key is run with optizoo compare", id="compare-as-run"
+        ),
         pytest.param(["verify", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="verify-device"),
     ],
 )

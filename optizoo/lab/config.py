@@ -546,7 +546,10 @@ def _from_dict(kind: type[_Config], table: Mapping[str, Any]) -> _Config:
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:
-            raise ConfigError(f"is unknown; {did_you_mean(name, known)}", key=name)
+            other, command = (CompareConfig, "compare") if kind is RunConfig else (RunConfig, "train")
+            foreign = name in [each.name for each in fields(other)]
+            hint = f"; a config with this key is run with optizoo {command}" if foreign else ""
+            raise ConfigError(f"is unknown; {did_you_mean(name, known)}{hint}", key=name)
         if name in _LISTS:
             if not isinstance(value, (list, tuple)):
                 raise ConfigError(f"= {value!r}; must be tables, each under its own [[{name}]]", key=name)
