@@ -70,7 +70,6 @@ class Bucket:
     rule: Rule
     options: dict[str, Any]
     backend: str
-    reason: str
     states: dict[str, bool]
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
@@ -241,8 +240,8 @@ class RuleOptimizer(Optimizer):
     def _group_buckets(self, group: Mapping[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
         rule = self.select_rule(group)
         switches = self.state_switches
-        off = tuple(name for name, switch in switches.items() if not group[switch]) if switches else ()
-        on = tuple(name for name in switches if name not in off) if switches else ()
+        off = tuple(name for name, switch in switches.items() if not group[switch])
+        on = tuple(name for name in switches if name not in off)
         states, zeros, made_by_rule = _states(rule, on, off)
         on_device = group["capturable"] or torch.compiler.is_compiling()
         buckets: dict[tuple, Bucket] = {}
@@ -263,9 +262,9 @@ class RuleOptimizer(Optimizer):
             bucket = buckets.get(key)
             if bucket is None:
                 exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-                backend, reason = choose(group, param, grad)
+                backend = choose(group, param, grad).name
                 options = self._rule_options(rule, group, step, backend)
-                bucket = buckets[key] = Bucket(rule, options, backend, reason, exists)
+                bucket = buckets[key] = Bucket(rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)

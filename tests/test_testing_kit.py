@@ -155,6 +155,15 @@ def test_an_optimizer_that_keeps_its_first_lr_is_rejected(tier):
         assert_equivalent(Stale, torch.optim.SGD, tiers=[tier])
 
 
+def test_the_callers_lr_tensor_is_left_alone():
+    """A proof moves learning rates of its own: a tensor lr that the caller gave has its value afterwards."""
+    lr = torch.tensor(0.01)
+    assert_equivalent(lambda params: optizoo.SGD(params, lr=lr), lambda params: torch.optim.SGD(params, lr=lr))
+    results = list(verify([torch.float32, torch.float64], steps=4, combinations=[("sgd", {"lr": lr})]))
+    assert lr.item() == torch.tensor(0.01).item()
+    assert {result.options for result in results} == {"lr=tensor(0.0100)"}
+
+
 def test_an_optimizer_that_writes_into_gradients_is_rejected():
     """The right parameters do not excuse changed gradients: torch's own foreach Nesterov fails."""
     with pytest.raises(AssertionError, match=r"SGD\(.*\) wrote into the gradient of params\[0\]"):

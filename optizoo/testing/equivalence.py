@@ -116,7 +116,10 @@ class Run:
         self.start = [param.detach().clone() for param in self.params]
         self.optimizer = factory(self.params)
         groups = self.optimizer.param_groups
-        self._base_lrs = [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
+        self._base_lrs = [group["lr"] for group in groups]
+        for group in groups:
+            if isinstance(group["lr"], Tensor):  # it will be filled, and the caller may have given it to other runs
+                group["lr"] = group["lr"].clone()
         self.description = self.describe()
         self._factor = 1.0
 
