@@ -17,6 +17,7 @@ PACKAGE = Path(optizoo.__file__).parent
 FLOORS = {
     "rules": 0,
     "schedules": 0,
+    "tables": 0,
     "validation": 0,
     "backends.trace": 1,
     "backends.loop": 1,

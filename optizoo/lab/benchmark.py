@@ -24,6 +24,7 @@ from optizoo.lab.config import OptimizerConfig, RunConfig, TrainConfig
 from optizoo.lab.data import Dataset, Split, normalise
 from optizoo.lab.records import environment
 from optizoo.lab.train import resolve_device, train
+from optizoo.tables import text_table
 from optizoo.testing import torch_twin
 
 OPTIMIZERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -169,10 +170,8 @@ def keep_comparison(result: CompareResult, folder: Path) -> None:
 
 def format_epochs(result: dict[str, Any]) -> str:
     """Return the result of :func:`epoch_benchmark` as a table."""
-    lines = ["optimizer   lab [s]   in memory [s]   DataLoader [s]   in memory / lab   DataLoader / lab"]
-    lines += [
-        f"{row['optimizer']:<10}{row['lab_s']:9.3f}{row['in_memory_s']:16.3f}{row['dataloader_s']:17.2f}"
-        f"{row['in_memory_over_lab']:18.2f}{row['dataloader_over_lab']:19.1f}"
-        for row in result["rows"]
-    ]
-    return "\n".join(lines)
+    rows = [["optimizer", "lab [s]", "in memory [s]", "DataLoader [s]", "in memory / lab", "DataLoader / lab"]]
+    for row in result["rows"]:
+        times = [f"{row['lab_s']:.3f}", f"{row['in_memory_s']:.3f}", f"{row['dataloader_s']:.2f}"]
+        rows.append([row["optimizer"], *times, f"{row['in_memory_over_lab']:.2f}", f"{row['dataloader_over_lab']:.1f}"])
+    return text_table(rows, right=range(1, 6))

@@ -25,6 +25,7 @@ from optizoo.lab import pictures
 from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
+from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin
 
 __all__ = ["Row", "RunSummary", "TwinSummary", "format_table", "read", "summarize", "twin_verdict", "write"]
@@ -139,16 +140,7 @@ def format_table(rows: Sequence[Row]) -> str:
     """Return the rows as a table in plain text. A column that says nothing, such as a single schedule, is left out."""
     columns = _columns(rows)
     lines = [[column.title for column in columns], *([column.text(row) for column in columns] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    padded = [
-        [
-            cell.ljust(width) if column.is_name else cell.rjust(width)
-            for column, cell, width in zip(columns, line, widths, strict=True)
-        ]
-        for line in lines
-    ]
-    padded.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    return text_table(lines, right=[index for index, column in enumerate(columns) if not column.is_name])
 
 
 def write(folder: str | Path) -> Path:

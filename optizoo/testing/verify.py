@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optizoo.optimizers import create, optimizer_class
+from optizoo.tables import text_table
 from optizoo.testing import textbook
 from optizoo.testing.equivalence import Run, assert_equivalent
 from optizoo.testing.streams import gradients, lr_factor, make_params
@@ -281,10 +282,7 @@ def format_table(results: Sequence[Result], *, every_cell: bool = False) -> str:
                 f"FAIL ({failed})" if failed else "pass",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    return text_table(rows)
 
 
 def _ulp_text(cells: Sequence[Result], when: str) -> str:
