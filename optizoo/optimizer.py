@@ -1,5 +1,6 @@
 """The optimizer that runs a rule: param groups, lazy named state, closures, checkpoints, the choice of a backend."""
 
+import ctypes
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
@@ -10,9 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optizoo.backends import FUSED_UNAVAILABLE, UPDATES, choose
+from optizoo.backends import UPDATES, choose, fused, fused_obstacle
 from optizoo.backends.loop import Columns
+from optizoo.backends.plan import Plan, Task
+from optizoo.backends.trace import wire
 from optizoo.validation import Check, check_options, flag, number, optional_flag
 
 Rule = Callable[..., tuple]
@@ -67,6 +71,7 @@ def _states(
 class Bucket:
     """Parameters that one call of a backend updates together: same rule, kind of tensor, states and step count."""
 
+    group: dict[str, Any]
     rule: Rule
     options: dict[str, Any]
     backend: str
@@ -76,7 +81,7 @@ class Bucket:
     stores: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
 
-    def update(self) -> None:
+    def update(self, **scaling: Any) -> None:
         """Run the rule, keep the states that it made, and count the step: one that fails is not counted."""
         columns: Columns = {
             name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
@@ -86,12 +91,46 @@ class Bucket:
         if is_complex:  # every rule acts on real and imaginary parts apart, as torch does
             params, grads = _as_real(params), _as_real(grads)
             columns = {name: column and _as_real(column) for name, column in columns.items()}
-        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options)
+        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **scaling)
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
                 store[name] = torch.view_as_complex(tensor) if is_complex else tensor
         for step in self.steps:
             step += 1
+
+    def task(self, options: tuple[str, ...], defaults: tuple[Any, ...]) -> Task:
+        """Return what a plan needs to repeat this bucket.
+
+        Args:
+            options: Names of the options that decide what is done, without ``lr``.
+            defaults: What they are where the group leaves them out.
+
+        Raises:
+            ValueError: It cannot be repeated.
+        """
+        named = dict(self.options)
+        maximize = named.pop("maximize")
+        wiring = wire(self.rule, self.states, maximize=maximize, **named)
+        if wiring is None or fused.makes_states(wiring.program):
+            raise ValueError("the rule must be traced again")
+        names = [name for name, exists in self.states.items() if exists]
+        columns = [self.params, self.grads, *([store[name] for store in self.stores] for name in names)]
+        places = list(named)
+        return Task(
+            group=self.group,
+            names=options,
+            defaults=defaults,
+            values=tuple(map(self.group.get, options, defaults)),
+            wiring=wiring,
+            arguments=list(named.values()),
+            lr_at=places.index("lr") if "lr" in places else -1,
+            step_at=places.index("step") if "step" in places else -1,
+            launch=fused.launch(wiring.program, columns),
+            params=self.params,
+            states=names,
+            stores=self.stores,
+            counter=ctypes.c_double(self.steps[0].item() if self.steps else 0.0),
+        )
 
 
 def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -136,6 +175,9 @@ class RuleOptimizer(Optimizer):
         "differentiable": flag,
     }
 
+    _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
+    _last: Any = None  # what the last step did, to know one that comes again
+
     def __init__(self, params: Any, defaults: dict[str, Any]):
         defaults = self._checked(defaults, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
@@ -157,8 +199,6 @@ class RuleOptimizer(Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together; set one of them")
         if group["fused"] and group["differentiable"]:
             raise RuntimeError("`fused` does not support `differentiable`; set one of them")
-        if group["fused"]:
-            raise RuntimeError(f"fused=True cannot be honoured: {FUSED_UNAVAILABLE}; use fused=None or foreach=True")
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True does not support differentiable=True; set foreach=None")
 
@@ -197,12 +237,24 @@ class RuleOptimizer(Optimizer):
         group |= {
             name: self.neutral_extras[name] for name in self.neutral_extras.keys() & self.defaults if name not in group
         }
-        if not isinstance(group["params"], (Tensor, set)):
+        if isinstance(group["params"], Tensor):
+            group["params"] = [group["params"]]
+        if not isinstance(group["params"], set):  # torch warns of a set
             group["params"] = list(group["params"])
             tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
             if len({id(tensor) for tensor in tensors}) < len(tensors):
                 raise ValueError(f"a tensor stands twice in 'params', it would step twice; remove one ({where})")
+            self._check_fused(group, tensors, where)
+        self._plan = None
         super().add_param_group(group)
+
+    def _check_fused(self, group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
+        """Raise RuntimeError where ``fused=True`` is asked for and a parameter stands in its way."""
+        group = self.complete(group)
+        if group["fused"]:
+            for param in params:
+                if isinstance(param, Tensor) and (obstacle := fused_obstacle(group, param)) is not None:
+                    raise RuntimeError(f"fused=True cannot be honoured: {obstacle}; use fused=None ({where})")
 
     # Step ------------------------------------------------------------------------------------------------------------
 
@@ -218,26 +270,88 @@ class RuleOptimizer(Optimizer):
         Raises:
             RuntimeError: A gradient is sparse and the rule has no meaning for it. Nothing was updated.
         """
+        # torch wraps the step of every class to run hooks and to tell the profiler, which costs 6 us; see `hooked`.
+        if type(self).step is RuleOptimizer.step and self._is_observed():
+            return self._observed_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # torch leaves such a step alone
+
+    def _is_observed(self) -> bool:
+        """Return whether a hook or a profiler must know of the step."""
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+            or type(self)._optimizer_step_code is not _STEP_CODE
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            for bucket in self._buckets():
-                bucket.update()
+        if torch.compiler.is_compiling():
+            self._update_buckets()
+        elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
+            self._scaled_update()
+        elif self._plan is None or not self._plan.run(self.param_groups, self.state):
+            self._plan = None
+            self._plan_for(self._update_buckets())
         return loss
+
+    _observed_step = Optimizer.profile_hook_step(_step)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether :meth:`step` takes the gradients still scaled: only where every kernel is fused for certain.
+
+        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``.
+        """
+        return bool(self.param_groups) and all(self.complete(group)["fused"] for group in self.param_groups)
+
+    def _scaled_update(self) -> None:
+        """Divide the gradients by ``grad_scale`` on the way; after an overflow move nothing and count nothing."""
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and found_inf.item():
+            return
+        self._update_buckets(**({} if grad_scale is None else {"grad_scale": float(grad_scale)}))
+
+    def _update_buckets(self, **scaling: Any) -> list[Bucket]:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            buckets = self._buckets()
+            for bucket in buckets:
+                bucket.update(**scaling)
+        return buckets
+
+    def _plan_for(self, buckets: list[Bucket]) -> None:
+        """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
+        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
+        if done == self._last and all(backend == "fused" for backend, *_ in done):
+            extras = self.neutral_extras
+            options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
+            defaults = tuple(map(extras.get, options))
+            try:
+                tasks = [bucket.task(options, defaults) for bucket in buckets]
+                self._plan = Plan(self.param_groups, self.state, tasks)
+            except ValueError:
+                self._plan = None
+        self._last = done
 
     def _buckets(self) -> list[Bucket]:
         """Sort the parameters with gradients into buckets, and make the states that they lack."""
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
-            work.append((self.complete(group), [pair for pair in pairs if pair[1] is not None]))
+            work.append((group, [pair for pair in pairs if pair[1] is not None]))
         if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
         return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
 
-    def _group_buckets(self, group: Mapping[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
+    def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
+        group = self.complete(own)
         rule = self.select_rule(group)
         switches = self.state_switches
         off = tuple(name for name, switch in switches.items() if not group[switch])
@@ -255,22 +369,28 @@ class RuleOptimizer(Optimizer):
                 if store.get(name) is None:
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
             present = tuple(store.get(name) is not None for name in made_by_rule)
+            existing = [store[name] for name in states if store.get(name) is not None]
+            backend = choose(group, param, grad, existing).name
             key = (
-                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, backend),
                 id(counter) if on_device else step,
             )
             bucket = buckets.get(key)
             if bucket is None:
                 exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-                backend = choose(group, param, grad).name
                 options = self._rule_options(rule, group, step, backend)
-                bucket = buckets[key] = Bucket(rule, options, backend, exists)
+                bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
             if counter is not None:
                 bucket.steps.append(counter)
         return buckets.values()
+
+    def _columns(self, param: Tensor) -> list[Tensor]:
+        """Return the states of a parameter that have its shape."""
+        store = self.state.get(param, {})
+        return [value for name, value in store.items() if isinstance(value, Tensor) and name != "step"]
 
     @staticmethod
     def _counter(store: dict[str, Any], param: Tensor, on_device: bool) -> Tensor:
@@ -325,6 +445,7 @@ class RuleOptimizer(Optimizer):
                     if store is not None:
                         state["state"][param] = self._adopted(store, param, group)
         super().__setstate__({**state, "param_groups": groups})
+        self._plan = self._last = None
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of a loaded store; ``step`` as a float32 tensor where this group wants it."""
@@ -336,6 +457,9 @@ class RuleOptimizer(Optimizer):
             dtype = adopted["step"].dtype if isinstance(adopted["step"], Tensor) else _step_dtype()
             adopted["step"] = torch.as_tensor(adopted["step"], dtype=dtype, device=device)
         return adopted
+
+
+_STEP_CODE = Optimizer._optimizer_step_code  # a profiler puts its own in its place
 
 
 def _step_dtype() -> torch.dtype:
@@ -375,7 +499,7 @@ def explain(optimizer: RuleOptimizer) -> str:
         for param in group["params"]:
             grad = param.grad if param.grad is not None else param.detach()
             key = (
-                *choose(optimizer.complete(group), param, grad),
+                *choose(optimizer.complete(group), param, grad, optimizer._columns(param)),
                 param.device,
                 str(param.dtype).removeprefix("torch."),
             )

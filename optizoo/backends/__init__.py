@@ -1,17 +1,15 @@
 """The executions of a rule, and the choice between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from optizoo.backends import foreach, loop
+from optizoo.backends import foreach, fused, loop
 
-FUSED_UNAVAILABLE = "fused kernels are not available yet"
-
-# Tensor types whose lists the foreach functions serve; others (DTensor) bring their own dispatch.
+# Tensor types whose memory and lists the backends may use; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
 
 
@@ -19,7 +17,7 @@ class Choice(NamedTuple):
     """A backend, and why it was picked.
 
     Attributes:
-        name: ``"loop"`` or ``"foreach"``.
+        name: ``"loop"``, ``"foreach"`` or ``"fused"``.
         reason: In words, for :func:`optizoo.explain`.
     """
 
@@ -27,17 +25,26 @@ class Choice(NamedTuple):
     reason: str
 
 
-UPDATES = {"loop": loop.update, "foreach": foreach.update}
+UPDATES = {"loop": loop.update, "foreach": foreach.update, "fused": fused.update}
 
 
-def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor) -> Choice:
-    """Choose the backend for the tensors of a bucket, of which ``param`` and ``grad`` are the first.
+def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequence[Tensor] = ()) -> Choice:
+    """Choose the backend for a parameter.
 
     Args:
-        group: The options of the param group; ``foreach`` is the user's wish.
-        param: A parameter of the bucket.
+        group: The options of the param group; ``foreach`` and ``fused`` are the user's wish.
+        param: The parameter.
         grad: Its gradient.
+        states: Its states of the same shape, those that exist.
+
+    Raises:
+        RuntimeError: ``fused=True`` cannot be honoured; the message says why.
     """
+    obstacle = fused_obstacle(group, param, grad, states)
+    if group["fused"]:
+        if obstacle is not None:
+            raise RuntimeError(f"fused=True cannot be honoured: {obstacle}; use fused=None, which chooses what can")
+        return Choice("fused", "fused=True asks for it")
     if group["foreach"] is False:
         return Choice("loop", "foreach=False asks for it")
     if group["differentiable"]:
@@ -50,11 +57,65 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor) -> Choice:
         return Choice("loop", f"the gradient is sparse ({grad.layout})")
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
+    if obstacle is None and group["fused"] is None and not group["foreach"]:
+        return Choice("fused", "the fastest that can serve")
     if grad.dtype != param.dtype:
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
     if group["foreach"]:
         return Choice("foreach", "foreach=True asks for it")
-    return Choice("foreach", f"the fastest that can serve; {FUSED_UNAVAILABLE}")
+    return Choice("foreach", "fused=False asks for it" if group["fused"] is False else f"no fused kernel: {obstacle}")
 
 
-__all__ = ["FUSED_UNAVAILABLE", "UPDATES", "Choice", "choose"]
+def fused_obstacle(
+    group: Mapping[str, Any], param: Tensor, grad: Tensor | None = None, states: Sequence[Tensor] = ()
+) -> str | None:
+    """Return why no fused kernel can update a parameter, or ``None`` if one can.
+
+    Args:
+        group: The options of the param group.
+        param: The parameter.
+        grad: Its gradient, if there is one to judge.
+        states: Its states of the same shape, those that exist.
+    """
+    if group["differentiable"]:
+        return "autograd cannot go through a kernel (differentiable=True)"
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing the step"
+    if type(param) not in _PLAIN_TYPES:
+        return f"{type(param).__name__} is not a plain tensor"
+    if param.device.type != "cpu":
+        return f"there is no kernel for {param.device.type} yet"
+    if group["capturable"]:
+        return "capturable=True keeps step and lr on a device, and this is the CPU"
+    if param.dtype not in fused.TYPES:
+        return f"there is no kernel for {param.dtype}"
+    if grad is not None:
+        if type(grad) is not Tensor or grad.layout is not torch.strided:
+            return f"the gradient is a {type(grad).__name__} of layout {grad.layout}, not a plain tensor"
+        if grad.dtype not in fused.TYPES or grad.device != param.device or grad.is_neg():
+            return f"there is no kernel for gradients of {grad.dtype} on {grad.device}"
+    if any(state.dtype != param.dtype or state.device != param.device for state in states):
+        return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
+    if not _aligned(param, *states, *(() if grad is None else (grad,))):
+        return "parameter, gradient and state do not share strides without holes"
+    return fused.unavailable()
+
+
+def _aligned(param: Tensor, *others: Tensor) -> bool:
+    """Return whether the tensors have their elements in the same order in memory, without holes."""
+    if any(other.shape != param.shape for other in others):
+        return False
+    if param.is_contiguous() and all(other.is_contiguous() for other in others):
+        return True
+    if any(other.stride() != param.stride() for other in others):
+        return False
+    expected = 1
+    for stride, size in sorted(zip(param.stride(), param.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+__all__ = ["UPDATES", "Choice", "choose", "fused_obstacle"]

@@ -132,41 +132,64 @@ def trace(
         TraceError: The rule used a word outside the vocabulary, or ``if`` on a tensor.
         TypeError: The rule did not return one result for the parameter and each state.
     """
-    values = options.values()
-    situation = (*states.items(), maximize, *options, *map(_kind, values))
-    known = _wirings.get(rule)
-    if known is None:
-        known = _wirings[rule] = {}
-    wirings = known.setdefault(situation, [])
-    for wiring in wirings:
-        if wiring.holds(*values):
-            return wiring.program, wiring.scalars(*values)
-    recorder = _Recorder(["param", "grad", *(name for name, exists in states.items() if exists)])
-    symbols = {name: _symbol(f"option{index}", value, recorder) for index, (name, value) in enumerate(options.items())}
-    program = _run(rule, states, recorder, maximize, symbols)
-    scalars = tuple(scalar.value if isinstance(scalar, Number) else scalar for scalar in recorder.scalars)
-    if recorder.reproducible and all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
-        arguments = ", ".join(f"option{index}" for index in range(len(options)))
-        conditions = " and ".join(recorder.conditions) or "True"
-        formulas = "".join(f"{_formula(scalar)}, " for scalar in recorder.scalars)
-        wirings.append(
-            _Wiring(
-                program,
-                holds=eval(f"lambda {arguments}: {conditions}"),
-                scalars=eval(f"lambda {arguments}: ({formulas})"),
-            )
-        )
-    return program, scalars
+    wiring, program, scalars = _traced(rule, states, maximize, options)
+    return (program, scalars) if wiring is None else (wiring.program, wiring.scalars(*options.values()))
 
 
-class _Wiring(NamedTuple):
+def wire(
+    rule: Callable[..., tuple], states: Mapping[str, bool], *, maximize: bool = False, **options: Any
+) -> "Wiring | None":
+    """Return what :func:`trace` would evaluate again at the next step, or ``None`` if it would have to trace again."""
+    return _traced(rule, states, maximize, options)[0]
+
+
+class Wiring(NamedTuple):
+    """What a rule does under some options.
+
+    Attributes:
+        program: The operations.
+        holds: Takes the values of the options, in order; returns whether under them the rule does the same.
+        scalars: Takes the values of the options, in order; returns the scalars of the program.
+    """
+
     program: Program
     holds: Callable[..., bool]
     scalars: Callable[..., tuple[Any, ...]]
 
 
-# rule -> (states, maximize, names and kinds of the options) -> the wirings that were met
-_wirings: WeakKeyDictionary[Callable[..., tuple], dict[tuple, list[_Wiring]]] = WeakKeyDictionary()
+# rule -> (states, maximize, names of the options) -> the wirings that were met
+_wirings: WeakKeyDictionary[Callable[..., tuple], dict[tuple, list[Wiring]]] = WeakKeyDictionary()
+
+
+def _traced(
+    rule: Callable[..., tuple], states: Mapping[str, bool], maximize: bool, options: Mapping[str, Any]
+) -> tuple[Wiring | None, Program, tuple[Any, ...]]:
+    situation = (*states.items(), maximize, *options)
+    known = _wirings.get(rule)
+    if known is None:
+        known = _wirings[rule] = {}
+    wirings = known.setdefault(situation, [])
+    for wiring in wirings:
+        if wiring.holds(*options.values()):
+            return wiring, wiring.program, ()
+    recorder = _Recorder(["param", "grad", *(name for name, exists in states.items() if exists)])
+    kinds: dict[str, Any] = {}
+    conditions = [_kind(f"option{index}", value, kinds) for index, value in enumerate(options.values())]
+    symbols = {name: _symbol(f"option{index}", value, recorder) for index, (name, value) in enumerate(options.items())}
+    program = _run(rule, states, recorder, maximize, symbols)
+    scalars = tuple(scalar.value if isinstance(scalar, Number) else scalar for scalar in recorder.scalars)
+    if not recorder.reproducible or not all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
+        return None, program, scalars
+    arguments = ", ".join(f"option{index}" for index in range(len(options)))
+    formulas = "".join(f"{_formula(scalar)}, " for scalar in recorder.scalars)
+    conditions = " and ".join([*conditions, *recorder.conditions]) or "True"
+    wiring = Wiring(
+        program,
+        holds=eval(f"lambda {arguments}: {conditions}", kinds),
+        scalars=eval(f"lambda {arguments}: ({formulas})"),
+    )
+    wirings.append(wiring)
+    return wiring, program, scalars
 
 
 def _run(
@@ -220,11 +243,22 @@ class _Recorder:
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
 
 
-def _kind(value: Any) -> Any:
-    """Return what a rule can tell of an option without a branch on a number: its type, and what is no number itself."""
+def _kind(formula: str, value: Any, kinds: dict[str, Any]) -> str:
+    """Return the condition that an option is of the kind of ``value``: all that a rule can tell without a branch.
+
+    Args:
+        formula: The option.
+        value: Its value now.
+        kinds: Takes the types that the condition names.
+    """
+    if value is None or isinstance(value, bool):
+        return f"{formula} is {value}"
+    kinds[name := f"kind{len(kinds)}"] = type(value)
+    condition = f"type({formula}) is {name}"
     if isinstance(value, tuple):
-        return tuple(map(_kind, value))
-    return (type(value), value) if value is None or isinstance(value, bool) else type(value)
+        items = [_kind(f"{formula}[{index}]", item, kinds) for index, item in enumerate(value)]
+        condition = " and ".join([condition, f"len({formula}) == {len(value)}", *items])
+    return condition
 
 
 def _symbol(formula: str, value: Any, recorder: _Recorder) -> Any:

@@ -1,0 +1,149 @@
+"""The fused backend on the CPU: the traced rule as one C kernel that updates all tensors of a bucket."""
+
+import ctypes
+import itertools
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optizoo.backends import build, emit_c
+from optizoo.backends.loop import Columns
+from optizoo.backends.trace import Program, trace
+
+TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+GRAIN = 1 << 13
+"""Elements below which a thread of its own does not pay."""
+
+
+class Kernel:
+    """A program, built for a type of parameters and one of gradients.
+
+    Args:
+        program: What it computes.
+        dtype: Type of parameters and states.
+        grad_dtype: Type of the gradients.
+        unscale: It takes one more scalar, by which gradients are divided.
+
+    Raises:
+        BuildError: It cannot be built here.
+    """
+
+    def __init__(self, program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False):
+        self.program = program
+        self.fresh = emit_c.fresh_outputs(program)
+        text = emit_c.source(program, TYPES[dtype], TYPES[grad_dtype], unscale=unscale)
+        self.function = build.library(text).optizoo_update
+        self.function.restype = None
+
+
+class Launch:
+    """A kernel with the tensors that it updates.
+
+    Args:
+        kernel: The kernel.
+        columns: For every input of its program and then for every new state, the tensors.
+    """
+
+    def __init__(self, kernel: Kernel, columns: Sequence[Sequence[Tensor]]):
+        self.tensors = len(columns[0])
+        lengths = [tensor.numel() for tensor in columns[0]]
+        self.elements = sum(lengths)
+        self._ends = (ctypes.c_int64 * self.tensors)(*itertools.accumulate(lengths))
+        pointers = [tensor.data_ptr() for column in columns for tensor in column]
+        self.pointers = (ctypes.c_void_p * len(pointers))(*pointers)
+        count = sum(operation.scalar is not None for operation in kernel.program.operations) + 1
+        self.scalars = (ctypes.c_double * count)()
+        self._function = kernel.function
+        self._arguments = ctypes.c_int64(self.tensors), self._ends, self.pointers, self.scalars
+
+    def run(self, scalars: Sequence[Any]) -> None:
+        """Update the tensors with these scalars, numbers or 0-dim tensors."""
+        for index, scalar in enumerate(scalars):
+            self.scalars[index] = scalar
+        parallel = _parallel()
+        shares = min(torch.get_num_threads(), -(-self.elements // GRAIN)) if parallel else 1
+        self._function(*self._arguments, ctypes.c_int64(shares), parallel)
+
+
+def update(
+    rule: Callable[..., tuple],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    *,
+    maximize: bool = False,
+    grad_scale: float | None = None,
+    **options: Any,
+) -> dict[str, list[Tensor]]:
+    """Apply ``rule`` to all parameters at once; arguments and result are those of :func:`optizoo.backends.loop.update`.
+
+    All tensors must be real and on the CPU; those of one parameter share shape and strides, without holes; parameters
+    and states have one type, gradients one, which may differ.
+
+    Args:
+        rule: As in the loop.
+        params: As in the loop.
+        grads: As in the loop.
+        states: As in the loop.
+        maximize: As in the loop.
+        grad_scale: Divide the gradients by it on the way.
+        **options: As in the loop.
+
+    Raises:
+        BuildError: The kernel cannot be built here.
+    """
+    program, scalars = trace(
+        rule, {name: column is not None for name, column in states.items()}, maximize=maximize, **options
+    )
+    kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
+    made = {name: [torch.empty_like(param) for param in params] for name in kernel.fresh}
+    launch = Launch(kernel, [params, grads, *filter(None, states.values()), *made.values()])
+    launch.run(scalars if grad_scale is None else (*scalars, grad_scale))
+    torch.autograd.graph.increment_version(params)
+    return made
+
+
+def makes_states(program: Program) -> bool:
+    """Return whether the program has outputs that are no inputs."""
+    return bool(emit_c.fresh_outputs(program))
+
+
+def launch(program: Program, columns: Sequence[Sequence[Tensor]]) -> Launch:
+    """Return the launch of a program that makes no states over the columns of its inputs."""
+    return Launch(kernel_for(program, columns[0][0].dtype, columns[1][0].dtype), columns)
+
+
+@lru_cache(maxsize=1024)
+def kernel_for(program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False) -> Kernel:
+    """Return the kernel of a program; built once in a process."""
+    return Kernel(program, dtype, grad_dtype, unscale=unscale)
+
+
+def unavailable() -> str | None:
+    """Return why no kernel can be built here, or ``None`` if they can."""
+    try:
+        _probe()
+    except build.BuildError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _probe() -> None:
+    build.library("int optizoo_probe(void) { return 0; }\n")
+
+
+@cache
+def _parallel() -> Any:
+    """Return ``GOMP_parallel`` of the OpenMP runtime that torch has loaded, or ``None`` if that has no such function.
+
+    Kernels link no runtime, so there is never a second one, whose threads would fight with torch's for the cores.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return None
