@@ -2,7 +2,7 @@
 
 import ctypes
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -81,8 +81,12 @@ class Bucket:
     stores: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
 
-    def update(self, **scaling: Any) -> None:
-        """Run the rule, keep the states that it made, and count the step: one that fails is not counted."""
+    def update(self, **fused_options: Any) -> None:
+        """Run the rule, keep the states that it made, and count the step: one that fails is not counted.
+
+        Args:
+            **fused_options: ``grad_scale``, ``found_inf`` and ``memory`` of the fused backend, which alone takes them.
+        """
         columns: Columns = {
             name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
         }
@@ -91,12 +95,13 @@ class Bucket:
         if is_complex:  # every rule acts on real and imaginary parts apart, as torch does
             params, grads = _as_real(params), _as_real(grads)
             columns = {name: column and _as_real(column) for name, column in columns.items()}
-        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **scaling)
+        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **fused_options)
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
                 store[name] = torch.view_as_complex(tensor) if is_complex else tensor
-        for step in self.steps:
-            step += 1
+        found_inf = fused_options.get("found_inf")
+        for step in {id(step): step for step in self.steps}.values():  # on a device many share one
+            step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
 
     def task(self, options: tuple[str, ...], defaults: tuple[Any, ...]) -> Task:
         """Return what a plan needs to repeat this bucket.
@@ -179,6 +184,7 @@ class RuleOptimizer(Optimizer):
     _last: Any = None  # what the last step did, to know one that comes again
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
+        self._device_memory: dict[tuple, dict] = {}  # tables of pointers on a GPU
         defaults = self._checked(defaults, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
 
@@ -315,21 +321,38 @@ class RuleOptimizer(Optimizer):
     def _scaled_update(self) -> None:
         """Divide the gradients by ``grad_scale`` on the way; after an overflow move nothing and count nothing."""
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found_inf is not None and found_inf.item():
-            return
-        self._update_buckets(**({} if grad_scale is None else {"grad_scale": float(grad_scale)}))
+        scaling = {} if grad_scale is None else {"grad_scale": grad_scale}
+        if found_inf is not None:
+            if self._reads_found_inf():
+                scaling["found_inf"] = found_inf
+            elif found_inf.item():
+                return
+        self._update_buckets(**scaling)
+
+    def _reads_found_inf(self) -> bool:
+        """Return whether the kernels can read ``found_inf``: on a GPU, once all states have been made.
+
+        A state that the rule makes at the first update must not come to be in a step that overflows.
+        """
+        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        return all(param.is_cuda and self.state.get(param) for param in params)
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             buckets = self._buckets()
             for bucket in buckets:
-                bucket.update(**scaling)
+                if bucket.backend == "fused" and bucket.params[0].is_cuda:
+                    key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
+                    bucket.update(**scaling, memory=self._device_memory.setdefault(key, {}))
+                else:
+                    bucket.update(**scaling)
         return buckets
 
     def _plan_for(self, buckets: list[Bucket]) -> None:
         """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
-        if done == self._last and all(backend == "fused" for backend, *_ in done):
+        on_cpu = all(bucket.backend == "fused" and not bucket.params[0].is_cuda for bucket in buckets)
+        if on_cpu and done == self._last:
             extras = self.neutral_extras
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
             defaults = tuple(map(extras.get, options))
@@ -357,9 +380,16 @@ class RuleOptimizer(Optimizer):
         off = tuple(name for name, switch in switches.items() if not group[switch])
         on = tuple(name for name in switches if name not in off)
         states, zeros, made_by_rule = _states(rule, on, off)
-        on_device = group["capturable"] or torch.compiler.is_compiling()
+        pairs = list(pairs)
+        on_device = _on_device(group, pairs[0][0]) if pairs else False
+        if on_device and self.counts_steps:
+            self._share_counters(own, pairs)
         buckets: dict[tuple, Bucket] = {}
         for param, grad in pairs:
+            if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "a step that a CUDA graph captures would repeat today's step and lr for ever; set capturable=True"
+                )
             # Like torch's, a rule without state leaves no entry.
             store = self.state[param] if states or self.counts_steps else {}
             counter = self._counter(store, param, on_device) if self.counts_steps else None
@@ -386,6 +416,30 @@ class RuleOptimizer(Optimizer):
             if counter is not None:
                 bucket.steps.append(counter)
         return buckets.values()
+
+    def _share_counters(self, group: Mapping[str, Any], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
+
+        On a device the counter cannot be read to see who steps together: those with the same tensor do.
+        """
+        users: dict[int, int] = {}
+        for param in group["params"]:
+            counter = self.state.get(param, {}).get("step")
+            users[id(counter)] = users.get(id(counter), 0) + 1
+        stepping: dict[tuple, list[dict[str, Any]]] = {}
+        for param, _ in pairs:
+            store = self.state[param]
+            stepping.setdefault((param.device, id(store.get("step"))), []).append(store)
+        for (device, counter), stores in stepping.items():
+            step = stores[0].get("step")
+            if step is None:
+                step = torch.zeros((), dtype=_step_dtype(), device=device)
+            elif len(stores) == users[counter]:
+                continue
+            else:
+                step = step.clone()
+            for store in stores:
+                store["step"] = step
 
     def _columns(self, param: Tensor) -> list[Tensor]:
         """Return the states of a parameter that have its shape."""
@@ -414,6 +468,17 @@ class RuleOptimizer(Optimizer):
         return options
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a checkpoint in torch's form. Counters that parameters share on a device are separate in it."""
+        saved = super().state_dict()
+        seen = set()
+        for key, store in saved["state"].items():
+            step = store.get("step")
+            if isinstance(step, Tensor) and id(step) in seen:
+                saved["state"][key] = {**store, "step": step.clone()}
+            seen.add(id(step))
+        return saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
@@ -444,8 +509,14 @@ class RuleOptimizer(Optimizer):
                     store = state["state"].get(param)
                     if store is not None:
                         state["state"][param] = self._adopted(store, param, group)
+                _share_equal(
+                    [state["state"][param] for param in group["params"] if param in state["state"]]
+                    if any(_on_device(group, param) for param in group["params"])
+                    else []
+                )
         super().__setstate__({**state, "param_groups": groups})
         self._plan = self._last = None
+        self._device_memory = {}
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of a loaded store; ``step`` as a float32 tensor where this group wants it."""
@@ -453,7 +524,7 @@ class RuleOptimizer(Optimizer):
             name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()
         }
         if "step" in adopted:
-            device = param.device if group.get("capturable") else "cpu"
+            device = param.device if _on_device(group, param) else "cpu"
             dtype = adopted["step"].dtype if isinstance(adopted["step"], Tensor) else _step_dtype()
             adopted["step"] = torch.as_tensor(adopted["step"], dtype=dtype, device=device)
         return adopted
@@ -465,6 +536,19 @@ _STEP_CODE = Optimizer._optimizer_step_code  # a profiler puts its own in its pl
 def _step_dtype() -> torch.dtype:
     """Return the type of ``step``: as torch has it, float64 if that is the default type."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _on_device(group: Mapping[str, Any], param: Tensor) -> bool:
+    """Return whether the counters of a group live on the device of its parameters."""
+    return bool(group.get("capturable") or torch.compiler.is_compiling() or (group.get("fused") and param.is_cuda))
+
+
+def _share_equal(stores: Iterable[dict[str, Any]]) -> None:
+    """Let equal counters on one device be one tensor."""
+    counters: dict[tuple, Tensor] = {}
+    for store in stores:
+        if isinstance(step := store.get("step"), Tensor):
+            store["step"] = counters.setdefault((step.device, step.item()), step)
 
 
 def _scalar(value: Any) -> Any:

@@ -49,8 +49,6 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", "foreach=False asks for it")
     if group["differentiable"]:
         return Choice("loop", "autograd goes through the step (differentiable=True)")
-    if group["capturable"]:
-        return Choice("loop", "step and lr stay on the device (capturable=True)")
     if torch.compiler.is_compiling():
         return Choice("loop", "torch.compile is tracing the step")
     if grad.layout is not torch.strided:
@@ -59,6 +57,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
     if obstacle is None and group["fused"] is None and not group["foreach"]:
         return Choice("fused", "the fastest that can serve")
+    if group["capturable"]:
+        return Choice("loop", f"step and lr stay on the device (capturable=True), and no fused kernel: {obstacle}")
     if grad.dtype != param.dtype:
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
     if group["foreach"]:
@@ -83,10 +83,10 @@ def fused_obstacle(
         return "torch.compile is tracing the step"
     if type(param) not in _PLAIN_TYPES:
         return f"{type(param).__name__} is not a plain tensor"
-    if param.device.type != "cpu":
-        return f"there is no kernel for {param.device.type} yet"
-    if group["capturable"]:
-        return "capturable=True keeps step and lr on a device, and this is the CPU"
+    if param.device.type not in ("cpu", "cuda"):
+        return f"there are kernels for cpu and cuda, not for {param.device.type}"
+    if group["capturable"] and param.device.type == "cpu":
+        return "the kernel of the CPU takes numbers, not tensors that stay on a device (capturable=True)"
     if param.dtype not in fused.TYPES:
         return f"there is no kernel for {param.dtype}"
     if grad is not None:
@@ -98,7 +98,7 @@ def fused_obstacle(
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):
         return "parameter, gradient and state do not share strides without holes"
-    return fused.unavailable()
+    return fused.unavailable(param.device)
 
 
 def _aligned(param: Tensor, *others: Tensor) -> bool:

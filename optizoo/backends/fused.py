@@ -1,4 +1,7 @@
-"""The fused backend on the CPU: the traced rule as one C kernel that updates all tensors of a bucket."""
+"""The fused backend: the traced rule as one kernel that updates all tensors of a bucket.
+
+On the CPU it is C, here; on a GPU it is Triton, in :mod:`optizoo.backends.fused_cuda`.
+"""
 
 import ctypes
 import itertools
@@ -9,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optizoo.backends import build, emit_c
+from optizoo.backends import build, emit_c, fused_cuda
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import Program, trace
 
@@ -34,7 +37,6 @@ class Kernel:
 
     def __init__(self, program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False):
         self.program = program
-        self.fresh = emit_c.fresh_outputs(program)
         text = emit_c.source(program, TYPES[dtype], TYPES[grad_dtype], unscale=unscale)
         self.function = build.library(text).optizoo_update
         self.function.restype = None
@@ -76,13 +78,15 @@ def update(
     states: Columns,
     *,
     maximize: bool = False,
-    grad_scale: float | None = None,
+    grad_scale: float | Tensor | None = None,
+    found_inf: Tensor | None = None,
+    memory: dict[Any, Any] | None = None,
     **options: Any,
 ) -> dict[str, list[Tensor]]:
     """Apply ``rule`` to all parameters at once; arguments and result are those of :func:`optizoo.backends.loop.update`.
 
-    All tensors must be real and on the CPU; those of one parameter share shape and strides, without holes; parameters
-    and states have one type, gradients one, which may differ.
+    All tensors must be real and on one device; those of one parameter share shape and strides, without holes;
+    parameters and states have one type, gradients one, which may differ.
 
     Args:
         rule: As in the loop.
@@ -90,7 +94,9 @@ def update(
         grads: As in the loop.
         states: As in the loop.
         maximize: As in the loop.
-        grad_scale: Divide the gradients by it on the way.
+        grad_scale: Divide the gradients by it on the way; on a GPU a tensor there.
+        found_inf: On a GPU, a tensor there: nothing is written in place where it is not 0.
+        memory: On a GPU, what the last call with these tensors has left for this one.
         **options: As in the loop.
 
     Raises:
@@ -99,10 +105,17 @@ def update(
     program, scalars = trace(
         rule, {name: column is not None for name, column in states.items()}, maximize=maximize, **options
     )
-    kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
-    made = {name: [torch.empty_like(param) for param in params] for name in kernel.fresh}
-    launch = Launch(kernel, [params, grads, *filter(None, states.values()), *made.values()])
-    launch.run(scalars if grad_scale is None else (*scalars, grad_scale))
+    made = {name: [torch.empty_like(param) for param in params] for name in emit_c.fresh_outputs(program)}
+    inputs = [params, grads, *(column for column in states.values() if column is not None)]
+    if params[0].is_cuda:
+        homes = {**dict(zip(program.inputs, inputs, strict=True)), **made}
+        outputs = [homes[name] for name, _ in program.outputs]
+        scaling = {"grad_scale": grad_scale, "found_inf": found_inf}
+        fused_cuda.launch(program, scalars, inputs, outputs, **scaling, memory={} if memory is None else memory)
+    else:
+        kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
+        launch = Launch(kernel, [*inputs, *made.values()])
+        launch.run(scalars if grad_scale is None else (*scalars, float(grad_scale)))
     torch.autograd.graph.increment_version(params)
     return made
 
@@ -123,8 +136,11 @@ def kernel_for(program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *,
     return Kernel(program, dtype, grad_dtype, unscale=unscale)
 
 
-def unavailable() -> str | None:
-    """Return why no kernel can be built here, or ``None`` if they can."""
+def unavailable(device: torch.device | str = "cpu") -> str | None:
+    """Return why no kernel can be built for a device, or ``None`` if they can."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return fused_cuda.unavailable(device)
     try:
         _probe()
     except build.BuildError as error:

@@ -113,6 +113,7 @@ class Plan:
         self._lists = [group["params"] for group in groups]
         self._params = [param for task in tasks for param in task.params]
         self._kept: list[Any] = []  # what C holds pointers to
+        self._layouts: dict[bytes, Any] = {}
         self._library = _library()
         self._gather = self._library.optizoo_gather
         self._watch = self._watched()
@@ -210,11 +211,11 @@ class Plan:
         return items
 
     def _layout(self, tensor: Tensor) -> int:
+        """Return the address of the layout of a tensor; equal ones share it, which keeps them in the CPU's cache."""
         layout = (ctypes.c_int64 * (4 + 2 * tensor.dim()))()
         if self._library.optizoo_describe(ctypes.c_void_p(_reader()), ctypes.py_object(tensor), layout):
             raise ValueError("a tensor cannot be read")
-        self._kept.append(layout)
-        return ctypes.addressof(layout)
+        return ctypes.addressof(self._layouts.setdefault(bytes(layout), layout))
 
 
 _GRAD = "grad"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from optizoo.backends.build import cache_folder
 from optizoo.lab.checkpoint import written_beside
 from optizoo.lab.sources import Content, Source, Split
 
@@ -19,11 +20,7 @@ FORMAT = 1
 
 def folder(cache: str | Path | None = None) -> Path:
     """Return ``cache``, else ``$OPTIZOO_CACHE``, else ``$XDG_CACHE_HOME/optizoo``, else ``~/.cache/optizoo``."""
-    if cache is not None:
-        return Path(cache)
-    if named := os.environ.get("OPTIZOO_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optizoo"
+    return cache_folder() if cache is None else Path(cache)
 
 
 def decoded(source: Source, cache: str | Path | None = None) -> tuple[Content, str]:
