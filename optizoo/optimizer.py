@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optizoo.backends import UPDATES, choose, fused, fused_obstacle
+from optizoo.backends.build import BuildError
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import wire
@@ -182,6 +183,7 @@ class RuleOptimizer(Optimizer):
 
     _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
     _last: Any = None  # what the last step did, to know one that comes again
+    _refused: Any = None  # what cannot be planned
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self._device_memory: dict[tuple, dict] = {}  # tables of pointers on a GPU
@@ -352,15 +354,15 @@ class RuleOptimizer(Optimizer):
         """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
         on_cpu = all(bucket.backend == "fused" and not bucket.params[0].is_cuda for bucket in buckets)
-        if on_cpu and done == self._last:
+        if on_cpu and done == self._last and done != self._refused:
             extras = self.neutral_extras
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
             defaults = tuple(map(extras.get, options))
             try:
                 tasks = [bucket.task(options, defaults) for bucket in buckets]
                 self._plan = Plan(self.param_groups, self.state, tasks)
-            except ValueError:
-                self._plan = None
+            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
+                self._refused = done
         self._last = done
 
     def _buckets(self) -> list[Bucket]:
@@ -473,7 +475,7 @@ class RuleOptimizer(Optimizer):
         """Return a checkpoint in torch's form. Counters that parameters share on a device are separate in it."""
         saved = super().state_dict()
         seen = set()
-        for key, store in saved["state"].items():
+        for key, store in saved.get("state", {}).items():  # hooks may have changed the layout
             step = store.get("step")
             if isinstance(step, Tensor) and id(step) in seen:
                 saved["state"][key] = {**store, "step": step.clone()}
@@ -515,7 +517,7 @@ class RuleOptimizer(Optimizer):
                     else []
                 )
         super().__setstate__({**state, "param_groups": groups})
-        self._plan = self._last = None
+        self._plan = self._last = self._refused = None
         self._device_memory = {}
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:

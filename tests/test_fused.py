@@ -485,7 +485,7 @@ def test_hooks_and_profiler_see_the_step():
     optimizer.register_step_post_hook(lambda *_: calls.append("post"))
     optimizer.step()
     assert calls == ["pre", "post"]
-    with torch.profiler.profile() as profiler:
+    with torch.profiler.profile(acc_events=True) as profiler:
         optimizer.step()
     assert calls == ["pre", "post"] * 2
     assert "Optimizer.step#Adam.step" in {event.key for event in profiler.key_averages()}
@@ -723,7 +723,7 @@ def test_a_step_needs_no_memory():
     for step in range(4):
         feed([param], step)
         if step:
-            with torch.profiler.profile(profile_memory=True) as profiler:
+            with torch.profiler.profile(profile_memory=True, acc_events=True) as profiler:
                 optimizer.step()
             assert sum(max(event.self_device_memory_usage, 0) for event in profiler.key_averages()) == 0
             assert sum(max(event.self_cpu_memory_usage, 0) for event in profiler.key_averages()) < 64
@@ -734,3 +734,23 @@ def test_a_step_needs_no_memory():
 def test_loop_is_what_the_kernel_is_held_against():
     """The reference does not go through the kernel: it has no notion of programs."""
     assert "trace" not in vars(loop)
+
+
+def test_without_plans_every_step_is_the_long_way(monkeypatch):
+    """Where tensors cannot be watched (another torch), steps stay right, and a plan is tried once, not at every step."""
+    tried = []
+
+    def refuse(*_):
+        tried.append(1)
+        raise ValueError("torch has no DLPack exchange API")
+
+    monkeypatch.setattr("optizoo.optimizer.Plan", refuse)
+    ends = []
+    for _ in range(2):
+        params = parameters()
+        optimizer = optizoo.Adam(params, lr=0.01)
+        run(optimizer, range(6))
+        ends.append(params)
+        monkeypatch.undo()
+    assert len(tried) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
