@@ -80,7 +80,8 @@ class Bucket:
     params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
+    counters: list[Tensor] = field(default_factory=list)
+    products: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the number as it was, and as it will be
 
     def update(self, **fused_options: Any) -> None:
         """Run the rule, keep the states that it made, and count the step: one that fails is not counted.
@@ -101,8 +102,10 @@ class Bucket:
             for store, tensor in zip(self.stores, column, strict=True):
                 store[name] = torch.view_as_complex(tensor) if is_complex else tensor
         found_inf = fused_options.get("found_inf")
-        for step in {id(step): step for step in self.steps}.values():  # on a device many share one
+        for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
+        for old, new in self.products:
+            old.copy_(new if found_inf is None else torch.where(found_inf.to(new.device).reshape(()) > 0, old, new))
 
     def task(self, options: tuple[str, ...], defaults: tuple[Any, ...]) -> Task:
         """Return what a plan needs to repeat this bucket.
@@ -117,8 +120,8 @@ class Bucket:
         named = dict(self.options)
         maximize = named.pop("maximize")
         wiring = wire(self.rule, self.states, maximize=maximize, **named)
-        if wiring is None or fused.makes_states(wiring.program):
-            raise ValueError("the rule must be traced again")
+        if wiring is None or fused.makes_states(wiring.program) or self.products:
+            raise ValueError("the next step differs by more than lr and step")
         names = [name for name, exists in self.states.items() if exists]
         columns = [self.params, self.grads, *([store[name] for store in self.stores] for name in names)]
         places = list(named)
@@ -135,7 +138,7 @@ class Bucket:
             params=self.params,
             states=names,
             stores=self.stores,
-            counter=ctypes.c_double(self.steps[0].item() if self.steps else 0.0),
+            counter=ctypes.c_double(self.counters[0].item() if self.counters else 0.0),
         )
 
 
@@ -161,6 +164,13 @@ class RuleOptimizer(Optimizer):
     state_switches: ClassVar[Mapping[str, str]] = {}
     """For every optional state that starts as zeros, the option that switches it on."""
 
+    initial_values: ClassVar[Mapping[str, str]] = {}
+    """For every state that does not start at zero, the option at whose value it starts."""
+
+    products: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    """Numbers kept beside ``step`` that a rule names: for each, the function ``(step, **options)`` of
+    :mod:`optizoo.rules` whose values over all updates it is the product of."""
+
     counts_steps: ClassVar[bool] = True
     """Whether the state holds ``step``, as it does in the torch namesake."""
 
@@ -173,7 +183,6 @@ class RuleOptimizer(Optimizer):
 
     _common_checks: ClassVar[Mapping[str, Check]] = {
         "lr": number(),
-        "weight_decay": number(),
         "maximize": flag,
         "foreach": optional_flag,
         "fused": optional_flag,
@@ -397,27 +406,51 @@ class RuleOptimizer(Optimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
+            numbers = self._products(store, group, step, counter)
             for name in zeros:
                 if store.get(name) is None:
-                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                    store[name] = self._initial(name, group, param)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
             backend = choose(group, param, grad, existing).name
             key = (
                 *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, backend),
-                id(counter) if on_device else step,
+                *((id(counter),) if on_device else (step, *(new.item() for _, new in numbers.values()))),
             )
             bucket = buckets.get(key)
             if bucket is None:
                 exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
                 options = self._rule_options(rule, group, step, backend)
+                options |= {name: new if on_device else new.item() for name, (_, new) in numbers.items()}
                 bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
             if counter is not None:
-                bucket.steps.append(counter)
+                bucket.counters.append(counter)
+            bucket.products += numbers.values()
         return buckets.values()
+
+    def _products(
+        self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the numbers of :attr:`products`, before this update and after it; made here if they are missing."""
+        numbers = {}
+        for name, factor in self.products.items():
+            assert counter is not None
+            if name not in store:
+                store[name] = torch.ones_like(counter)
+            options = {option: group[option] for option in schema(factor).options}
+            numbers[name] = store[name], store[name] * factor(step, **options)
+        return numbers
+
+    def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
+        """Return a state as it is before the first update."""
+        if name not in self.initial_values:
+            return torch.zeros_like(param, memory_format=torch.preserve_format)
+        value = float(group[self.initial_values[name]])
+        start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
+        return torch.full_like(param, start, memory_format=torch.preserve_format)
 
     def _share_counters(self, group: Mapping[str, Any], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
@@ -440,13 +473,16 @@ class RuleOptimizer(Optimizer):
                 continue
             else:
                 step = step.clone()
+            numbers = {name: stores[0][name].clone() for name in self.products if name in stores[0]}
             for store in stores:
                 store["step"] = step
+                store |= numbers
 
     def _columns(self, param: Tensor) -> list[Tensor]:
         """Return the states of a parameter that have its shape."""
         store = self.state.get(param, {})
-        return [value for name, value in store.items() if isinstance(value, Tensor) and name != "step"]
+        counters = ("step", *self.products)
+        return [value for name, value in store.items() if isinstance(value, Tensor) and name not in counters]
 
     @staticmethod
     def _counter(store: dict[str, Any], param: Tensor, on_device: bool) -> Tensor:
@@ -458,7 +494,7 @@ class RuleOptimizer(Optimizer):
     def _rule_options(
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
     ) -> dict[str, Any]:
-        options = {name: _scalar(group[name]) for name in schema(rule).options}
+        options = {name: _scalar(group[name]) for name in schema(rule).options if name not in self.products}
         options["maximize"] = group["maximize"]
         if schema(rule).names_step:
             options["step"] = step
@@ -476,9 +512,9 @@ class RuleOptimizer(Optimizer):
         saved = super().state_dict()
         seen = set()
         for key, store in saved.get("state", {}).items():  # hooks may have changed the layout
-            step = store.get("step")
-            if isinstance(step, Tensor) and id(step) in seen:
-                saved["state"][key] = {**store, "step": step.clone()}
+            counters = {name: store[name] for name in ("step", *self.products) if name in store}
+            if isinstance(step := counters.get("step"), Tensor) and id(step) in seen:
+                saved["state"][key] = {**store, **{name: value.clone() for name, value in counters.items()}}
             seen.add(id(step))
         return saved
 
@@ -511,24 +547,23 @@ class RuleOptimizer(Optimizer):
                     store = state["state"].get(param)
                     if store is not None:
                         state["state"][param] = self._adopted(store, param, group)
-                _share_equal(
-                    [state["state"][param] for param in group["params"] if param in state["state"]]
-                    if any(_on_device(group, param) for param in group["params"])
-                    else []
-                )
+                on_device = [param for param in group["params"] if param in state["state"] and _on_device(group, param)]
+                _share_equal([state["state"][param] for param in on_device], ("step", *self.products))
         super().__setstate__({**state, "param_groups": groups})
         self._plan = self._last = self._refused = None
         self._device_memory = {}
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a copy of a loaded store; ``step`` as a float32 tensor where this group wants it."""
+        """Return a copy of a loaded store; counters as float32 tensors where this group wants them."""
         adopted = {
             name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()
         }
-        if "step" in adopted:
-            device = param.device if _on_device(group, param) else "cpu"
-            dtype = adopted["step"].dtype if isinstance(adopted["step"], Tensor) else _step_dtype()
-            adopted["step"] = torch.as_tensor(adopted["step"], dtype=dtype, device=device)
+        device = param.device if _on_device(group, param) else "cpu"
+        for name in {"step", *self.products} & adopted.keys():
+            value = adopted[name]
+            # torch has cast all but the step to the type of the parameter.
+            dtype = value.dtype if name == "step" and isinstance(value, Tensor) else _step_dtype()
+            adopted[name] = torch.as_tensor(value, dtype=dtype, device=device)
         return adopted
 
 
@@ -545,12 +580,13 @@ def _on_device(group: Mapping[str, Any], param: Tensor) -> bool:
     return bool(group.get("capturable") or torch.compiler.is_compiling() or (group.get("fused") and param.is_cuda))
 
 
-def _share_equal(stores: Iterable[dict[str, Any]]) -> None:
-    """Let equal counters on one device be one tensor."""
-    counters: dict[tuple, Tensor] = {}
+def _share_equal(stores: Iterable[dict[str, Any]], names: Collection[str]) -> None:
+    """Let stores whose counters on one device are equal have the same tensors."""
+    shared: dict[tuple, dict[str, Tensor]] = {}
     for store in stores:
-        if isinstance(step := store.get("step"), Tensor):
-            store["step"] = counters.setdefault((step.device, step.item()), step)
+        counters = {name: store[name] for name in names if name in store}
+        key = tuple((name, value.device, value.item()) for name, value in counters.items())
+        store |= shared.setdefault(key, counters)
 
 
 def _scalar(value: Any) -> Any:

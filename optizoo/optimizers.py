@@ -13,6 +13,7 @@ from optizoo.validation import Check, did_you_mean, flag, number, pair
 
 _below_one = number(below=1.0)
 _fraction = number(maximum=1.0)
+_decay = {"weight_decay": number()}
 
 
 class SGD(RuleOptimizer):
@@ -36,7 +37,7 @@ class SGD(RuleOptimizer):
         maximize: Ascend instead of descend.
         foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
         differentiable: Let autograd see the step.
-        fused: One kernel for the whole update; not available yet.
+        fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         capturable: Read a tensor ``lr`` on its device only.
 
     Attributes:
@@ -45,7 +46,7 @@ class SGD(RuleOptimizer):
     Raises:
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown.
-        RuntimeError: ``fused=True``.
+        RuntimeError: ``fused=True`` cannot be honoured.
 
     Example:
         >>> import torch, optizoo
@@ -58,6 +59,7 @@ class SGD(RuleOptimizer):
     """
 
     checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
         "momentum": _fraction,
         "dampening": _fraction,
         "nesterov": flag,
@@ -139,7 +141,7 @@ class Momentum(SGD):
     Raises:
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown, or ``dampening`` meets ``lr_in_velocity``.
-        RuntimeError: ``fused=True``.
+        RuntimeError: ``fused=True`` cannot be honoured.
 
     Example:
         >>> import torch, optizoo
@@ -196,6 +198,341 @@ class Momentum(SGD):
         return rules.momentum_lr_in_velocity if group["lr_in_velocity"] else super().select_rule(group)
 
 
+class Lion(RuleOptimizer):
+    r"""Lion: the sign of a momentum; every weight moves by the learning rate. Not in torch.
+
+    .. math::
+        \theta &\leftarrow \theta - \alpha \,
+            (\operatorname{sign}(\beta_1 m + (1 - \beta_1) g) + \lambda \theta) \\
+        m &\leftarrow \beta_2 m + (1 - \beta_2) g
+
+    Half of Adam's state. Its paper advises a learning rate three to ten times smaller than AdamW's and a decay as much
+    larger. Rule: :func:`optizoo.rules.lion`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        betas: β₁ and β₂, each in [0, 1).
+        weight_decay: λ, decoupled and multiplied by α.
+        maximize: Ascend instead of descend.
+        foreach: As in :class:`Adam`.
+        capturable: As in :class:`Adam`.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``exp_avg``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Lion([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.9000, -1.9000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "betas": pair(_below_one),
+    }
+    counts_steps = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.lion
+
+
+class Rprop(RuleOptimizer):
+    r"""Rprop: every weight has a step of its own, set by signs of gradients; drop-in for :class:`torch.optim.Rprop`.
+
+    .. math::
+        \Delta &\leftarrow \min(\max(\eta \Delta, \Delta_{min}), \Delta_{max}), \quad
+            \eta = \eta^+, \eta^- \text{ or } 1 \text{ by the sign of } g \, g_{previous} \\
+        \theta &\leftarrow \theta - \operatorname{sign}(g) \, \Delta \qquad (g \leftarrow 0 \text{ where it turned})
+
+    For full batches: in small ones signs are noise. Rule: :func:`optizoo.rules.rprop`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: The first step of every weight.
+        etas: η⁻ in (0, 1) and η⁺ above 1.
+        step_sizes: Smallest and largest step.
+        capturable: As in :class:`Adam`.
+        foreach: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``prev``, ``step_size``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Rprop([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.9000, -1.9000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "etas": pair(number()),
+        "step_sizes": pair(number()),
+    }
+    initial_values: ClassVar[Mapping[str, str]] = {"step_size": "lr"}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "etas": etas,
+            "step_sizes": step_sizes,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check that steps shrink and grow, and that there is room between their bounds."""
+        super().check_group(group)
+        shrink, grow = group["etas"]
+        if not 0 < shrink < 1 < grow:
+            raise ValueError(f"Invalid eta values: {shrink}, {grow}; the first must be in (0, 1), the second above 1")
+        smallest, largest = group["step_sizes"]
+        if smallest > largest:
+            raise ValueError(f"Invalid step_sizes value: {group['step_sizes']!r}; the smallest comes first")
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.rprop
+
+
+class Adagrad(RuleOptimizer):
+    r"""Adagrad: divides by the root of the sum of all squared gradients; drop-in for :class:`torch.optim.Adagrad`.
+
+    .. math::
+        g &\leftarrow \nabla f(\theta) + \lambda \theta \\
+        s &\leftarrow s + g^2 \\
+        \theta &\leftarrow \theta - \frac{\alpha}{1 + (t - 1) \eta} \, \frac{g}{\sqrt{s} + \epsilon}
+
+    Gradients must be dense, where torch takes sparse ones too. Rule: :func:`optizoo.rules.adagrad`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        lr_decay: η.
+        weight_decay: λ, L2.
+        initial_accumulator_value: What s starts at.
+        eps: ε.
+        foreach: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+        capturable: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``sum``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Adagrad([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.9000, -1.9000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "lr_decay": number(),
+        "initial_accumulator_value": number(),
+        "eps": number(),
+    }
+    initial_values: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"capturable": False}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as every optimizer does, and make its states at once: they do not wait for a gradient in torch."""
+        super().add_param_group(param_group)
+        group = self.complete(self.param_groups[-1])
+        for param in group["params"]:
+            store = self.state[param]
+            self._counter(store, param, group["capturable"])
+            store["sum"] = self._initial("sum", group, param)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.adagrad
+
+
+class Adadelta(RuleOptimizer):
+    r"""Adadelta: the size of past updates in place of a learning rate; drop-in for :class:`torch.optim.Adadelta`.
+
+    .. math::
+        v &\leftarrow \rho v + (1 - \rho) g^2 \\
+        \delta &= g \, \sqrt{u + \epsilon} / \sqrt{v + \epsilon} \\
+        u &\leftarrow \rho u + (1 - \rho) \delta^2 \\
+        \theta &\leftarrow \theta - \alpha \delta
+
+    Rule: :func:`optizoo.rules.adadelta`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Factor α on the update; the paper has 1.
+        rho: ρ, from 0 to 1.
+        eps: ε, inside both roots: it sets the size of the first updates.
+        weight_decay: λ, L2.
+        foreach: As in :class:`Adam`.
+        capturable: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``square_avg``, ``acc_delta``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Adadelta([weight])
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> sorted(optimizer.state[weight])
+        ['acc_delta', 'square_avg', 'step']
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "rho": _fraction,
+        "eps": number(),
+    }
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "capturable": capturable,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.adadelta
+
+
 class RMSprop(RuleOptimizer):
     r"""RMSProp, with momentum and the centered form; drop-in for :class:`torch.optim.RMSprop`.
 
@@ -221,7 +558,7 @@ class RMSprop(RuleOptimizer):
         foreach: ``True`` lists of tensors at once, ``False`` one after the other, ``None`` the fastest that can serve.
         maximize: Ascend instead of descend.
         differentiable: Let autograd see the step.
-        fused: One kernel for the whole update; not available yet.
+        fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
 
     Attributes:
         state: Per parameter ``step``, ``square_avg``; ``momentum_buffer`` and ``grad_avg`` where used.
@@ -229,7 +566,7 @@ class RMSprop(RuleOptimizer):
     Raises:
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown.
-        RuntimeError: ``fused=True``.
+        RuntimeError: ``fused=True`` cannot be honoured.
 
     Example:
         >>> import torch, optizoo
@@ -242,6 +579,7 @@ class RMSprop(RuleOptimizer):
     """
 
     checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
         "alpha": _fraction,
         "eps": number(),
         "momentum": _fraction,
@@ -310,7 +648,7 @@ class Adam(RuleOptimizer):
         maximize: Ascend instead of descend.
         capturable: Keep ``step`` on the device and read a tensor ``lr`` there only.
         differentiable: Let autograd see the step.
-        fused: One kernel for the whole update; not available yet.
+        fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         decoupled_weight_decay: Shrink the weights instead of adding λθ to the gradient.
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ, the lecture's "Adam (almost)".
 
@@ -320,7 +658,7 @@ class Adam(RuleOptimizer):
     Raises:
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown.
-        RuntimeError: ``fused=True``.
+        RuntimeError: ``fused=True`` cannot be honoured.
 
     Example:
         >>> import torch, optizoo
@@ -333,6 +671,7 @@ class Adam(RuleOptimizer):
     """
 
     checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
         "betas": pair(_below_one),
         "eps": number(),
         "amsgrad": flag,
@@ -400,13 +739,13 @@ class AdamW(Adam):
         foreach: The choice of execution.
         capturable: Keep ``step`` on the device.
         differentiable: Let autograd see the step.
-        fused: One kernel for the whole update; not available yet.
+        fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ.
 
     Raises:
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown.
-        RuntimeError: ``fused=True``.
+        RuntimeError: ``fused=True`` cannot be honoured.
 
     Example:
         >>> import torch, optizoo
@@ -457,12 +796,275 @@ class AdamW(Adam):
         super().__setstate__(state)
 
 
+class Adamax(RuleOptimizer):
+    r"""Adamax: Adam with the largest gradient in place of the mean square; drop-in for :class:`torch.optim.Adamax`.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
+        u &\leftarrow \max(\beta_2 u, |g| + \epsilon) \\
+        \theta &\leftarrow \theta - \alpha \, \frac{m / (1 - \beta_1^t)}{u}
+
+    Rule: :func:`optizoo.rules.adamax`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε.
+        weight_decay: λ, L2.
+        foreach: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        differentiable: As in :class:`Adam`.
+        capturable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``exp_avg``, ``exp_inf``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.Adamax([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.9000, -1.9000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "betas": pair(_below_one),
+        "eps": number(),
+    }
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "capturable": capturable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.adamax
+
+
+class NAdam(RuleOptimizer):
+    r"""NAdam: Adam with Nesterov's look-ahead; drop-in for :class:`torch.optim.NAdam`.
+
+    .. math::
+        \theta \leftarrow \theta - \alpha \, \left(\frac{(1 - \mu_t) \, g}{1 - \prod_{i \le t} \mu_i}
+            + \frac{\mu_{t+1} \, m}{1 - \prod_{i \le t+1} \mu_i}\right) / (\sqrt{\hat v} + \epsilon)
+
+    The momentum :math:`\mu_t = \beta_1 (1 - \frac{1}{2} 0.96^{t \psi})` grows to β₁. Rule:
+    :func:`optizoo.rules.nadam`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε.
+        weight_decay: λ, L2.
+        momentum_decay: ψ.
+        decoupled_weight_decay: Shrink the weights instead of adding λθ to the gradient.
+        foreach: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        capturable: As in :class:`Adam`.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``mu_product``, ``exp_avg``, ``exp_avg_sq``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.NAdam([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> sorted(optimizer.state[weight])
+        ['exp_avg', 'exp_avg_sq', 'mu_product', 'step']
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "betas": pair(_below_one),
+        "eps": number(),
+        "momentum_decay": number(),
+        "decoupled_weight_decay": flag,
+    }
+    products: ClassVar[Mapping[str, Any]] = {"mu_product": rules.nadam_momentum}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.nadam
+
+
+class RAdam(RuleOptimizer):
+    r"""RAdam: Adam that warms itself up; drop-in for :class:`torch.optim.RAdam`.
+
+    .. math::
+        \theta \leftarrow \theta - \alpha \, \hat m \, r_t \, \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon)
+            \quad \text{once } \rho_t > 5, \text{ before that } \theta - \alpha \, \hat m
+
+    The rectification :math:`r_t` grows to 1 as the variance of the adaptive rate becomes known. Rule:
+    :func:`optizoo.rules.radam`, with its source.
+
+    Args:
+        params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
+        lr: Learning rate α; a float or a one-element tensor.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε.
+        weight_decay: λ, L2.
+        decoupled_weight_decay: Shrink the weights instead of adding λθ to the gradient.
+        foreach: As in :class:`Adam`.
+        maximize: Ascend instead of descend.
+        capturable: Must be ``False``: the rule branches on the number of the step.
+        differentiable: As in :class:`Adam`.
+        fused: As in :class:`Adam`.
+
+    Attributes:
+        state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown.
+        RuntimeError: ``fused=True`` cannot be honoured.
+
+    Example:
+        >>> import torch, optizoo
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = optizoo.RAdam([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.8000, -1.6000])
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_decay,
+        "betas": pair(_below_one),
+        "eps": number(),
+        "decoupled_weight_decay": flag,
+    }
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check also that the step can be read on the host."""
+        super().check_group(group)
+        if group["capturable"]:
+            raise ValueError("RAdam does not support capturable=True: its rule branches on the step; set it to False")
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """One rule serves all options."""
+        return rules.radam
+
+
 _ZOO: dict[str, type[RuleOptimizer]] = {
     "sgd": SGD,
     "momentum": Momentum,
+    "lion": Lion,
+    "rprop": Rprop,
+    "adagrad": Adagrad,
+    "adadelta": Adadelta,
     "rmsprop": RMSprop,
     "adam": Adam,
     "adamw": AdamW,
+    "adamax": Adamax,
+    "nadam": NAdam,
+    "radam": RAdam,
 }
 
 
@@ -470,7 +1072,7 @@ def list_optimizers() -> list[str]:
     """Return the names that :func:`create` knows, sorted by the complexity of their rules.
 
     >>> list_optimizers()
-    ['sgd', 'momentum', 'rmsprop', 'adam', 'adamw']
+    ['sgd', 'momentum', 'lion', 'rprop', 'adagrad', 'adadelta', 'rmsprop', 'adam', 'adamw', 'adamax', 'nadam', 'radam']
     """
     return list(_ZOO)
 

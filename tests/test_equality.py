@@ -15,14 +15,18 @@ from tests.zoo import COMBINATIONS, WITH_TWIN, case_id
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
 def test_bit_equal_to_torch(name, options, dtype):
-    """After every one of 1000 steps, parameters and states of both backends are those of torch's loop, bit for bit.
+    """After every one of 1000 steps, parameters and states of loop and foreach are those of torch's loop, bit for bit.
 
+    A fused kernel has the bits of the loop after every single step, if the loop's square roots are correctly rounded.
     The gradients span 1e-12 to 1e3, with exact zeros, missing gradients and a frozen parameter. Where torch's centered
     RMSprop falls into NaN, ours must not; those elements have no reference.
     """
     for result in verify([dtype], steps=STEPS, combinations=[(name, options)]):
-        assert result.steps == STEPS
         assert result.passed, f"{result.backend}: {result.message}"
+        if result.backend == "fused":
+            assert dtype.itemsize == 2 or (result.params_ulp_last, result.states_ulp_last) == (0, 0)
+        else:
+            assert result.steps == STEPS
         assert result.torch_nan == 0 or options.get("centered")
 
 
@@ -49,12 +53,20 @@ def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
     group = optimizer.complete(optimizer.defaults)
     rule = vars(textbook)[optimizer.select_rule(group).__name__]
     schema = read_schema(rule)
-    keywords = {key: float(group[key]) if key == "lr" else group[key] for key in schema.options}
+    keywords = {key: float(group[key]) if key == "lr" else group[key] for key in schema.options if key in group}
     theta, path = 1.0, []
-    state = [0.0 if zeros or name in optimizer.state_switches else None for name, zeros in schema.states.items()]
+    starts = {name: float(group[option]) for name, option in optimizer.initial_values.items()}
+    state = [
+        starts.get(name, 0.0) if zeros or name in optimizer.state_switches else None
+        for name, zeros in schema.states.items()
+    ]
+    numbers = dict.fromkeys(optimizer.products, torch.ones(()))
     for step, grad in enumerate(grads, start=1):
         if schema.names_step:
             keywords["step"] = step
+        for name, factor in optimizer.products.items():  # kept in float32, as torch keeps it
+            numbers[name] = numbers[name] * factor(step, **{key: group[key] for key in read_schema(factor).options})
+            keywords[name] = numbers[name].item()
         theta, *state = rule(theta, -grad if group["maximize"] else grad, *state, **keywords)
         path.append(theta)
     return path

@@ -28,14 +28,14 @@ def test_every_mutant_is_rejected(mutant):
 def test_a_mutant_fails_for_its_mistake_alone(mutant):
     """The same options with the true rule pass: the mistake is all that is wrong with a mutant."""
     assert_equivalent(
-        lambda params: optizoo.create(mutant.optimizer, params, **mutant.options),
+        lambda params: optizoo.create(mutant.optimizer, params, foreach=False, **mutant.options),
         mutant.reference,
         tiers=["T1" if has_torch_twin(mutant.optimizer, **mutant.options) else "T2"],
         steps=5,
     )
 
 
-@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 11)])
+@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 12)])
 def test_how_many_mutants_a_tier_sees(tier, missed):
     """The docstring of ``assert_equivalent`` says how many mutants each tier lets pass."""
     passed = []
@@ -49,7 +49,7 @@ def test_how_many_mutants_a_tier_sees(tier, missed):
 
 
 def test_mutants_cover_the_zoo():
-    """There are mutants of all five optimizers, more than twenty in all, with different names and mistakes."""
+    """There are mutants of every optimizer, more than twenty in all, with different names and mistakes."""
     assert {mutant.optimizer for mutant in MUTANTS} == set(optizoo.list_optimizers())
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) > 20
     assert len({(m.optimizer, m.true, m.mistaken, str(m.options)) for m in MUTANTS}) == len(MUTANTS)
@@ -108,7 +108,7 @@ def test_t1_asks_for_the_references_states():
             del state["step"]
 
     def forgetful(params):
-        optimizer = optizoo.RMSprop(params)
+        optimizer = optizoo.RMSprop(params, foreach=False)
         optimizer.register_step_post_hook(forget_steps)
         return optimizer
 

@@ -34,6 +34,13 @@ FEW = [
         ("rmsprop", {"momentum": 0.9, "centered": True}),
         ("adam", {"amsgrad": True, "weight_decay": 0.05}),
         ("adamw", {}),
+        ("lion", {"weight_decay": 0.05}),
+        ("rprop", {}),
+        ("adagrad", {"lr_decay": 0.01, "initial_accumulator_value": 0.1}),
+        ("adadelta", {}),
+        ("adamax", {}),
+        ("nadam", {}),
+        ("radam", {}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

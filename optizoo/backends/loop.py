@@ -145,6 +145,10 @@ class Operand:
         """Return the values, none below ``minimum``."""
         return Operand(self.tensor.clamp_min(minimum))
 
+    def clamp_max(self, maximum):
+        """Return the values, none above ``maximum``."""
+        return Operand(self.tensor.clamp_max(maximum))
+
     def sqrt(self):
         """Return the square root."""
         return Operand(self.tensor.sqrt())

@@ -37,6 +37,7 @@ WORDS: dict[str, str | None] = {
     "addcdiv": "value",
     "maximum": None,
     "clamp_min": "minimum",
+    "clamp_max": "maximum",
     "neg": None,
     "reciprocal": None,
     "sqrt": None,
@@ -436,6 +437,10 @@ class Expr:
     def clamp_min(self, minimum):
         """Record the values, none below ``minimum``."""
         return self._recorder.record("clamp_min", self, scalar=minimum)
+
+    def clamp_max(self, maximum):
+        """Record the values, none above ``maximum``."""
+        return self._recorder.record("clamp_max", self, scalar=maximum)
 
     def sqrt(self):
         """Record the square root."""

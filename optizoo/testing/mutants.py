@@ -152,5 +152,50 @@ MUTANTS: tuple[Mutant, ...] = (
     # (1 - αλ)(θ - αu) = (1 - αλ)θ - α(1 - αλ)u
     Mutant("adamw-decay-after-update", "adamw", "param = param * (1 - lr * weight_decay)",
            "param, lr = param * (1 - lr * weight_decay), lr * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+    # Lion
+    Mutant("lion-sign-of-new-momentum", "lion", "direction = exp_avg.lerp(grad, 1 - beta1).sign()",
+           "direction = exp_avg.lerp(grad, 1 - beta2).sign()"),
+    Mutant("lion-momentum-uses-beta1", "lion", "alpha=-lr), exp_avg.lerp(grad, 1 - beta2)",
+           "alpha=-lr), exp_avg.lerp(grad, 1 - beta1)"),
+    Mutant("lion-no-sign", "lion", ".lerp(grad, 1 - beta1).sign()", ".lerp(grad, 1 - beta1)"),
+    Mutant("lion-l2", "lion", "param = param * (1 - lr * weight_decay)", "exp_avg = exp_avg.add(param, alpha=weight_decay)",
+           _DECAY),
+    # Rprop
+    Mutant("rprop-moves-where-it-turns", "rprop", "grad = grad * (1 - turns)", "grad = grad * 1.0"),
+    Mutant("rprop-unbounded", "rprop", ".clamp_max(largest)", "", {"step_sizes": (1e-6, 0.011)}),
+    Mutant("rprop-no-smallest", "rprop", ".clamp_min(smallest)", "", {"step_sizes": (1e-3, 50)}),
+    Mutant("rprop-etas-swapped", "rprop", "(shrink, grow), (smallest", "(grow, shrink), (smallest"),
+    Mutant("rprop-gradient-not-sign", "rprop", "param.addcmul(grad.sign(), step_size", "param.addcmul(grad, step_size"),
+    # Adagrad
+    Mutant("adagrad-eps-inside-root", "adagrad", "sum.sqrt() + eps", "(sum + eps).sqrt()"),
+    Mutant("adagrad-decay-from-step-1", "adagrad", "1 + (step - 1) * lr_decay", "1 + step * lr_decay", {"lr_decay": 0.01}),
+    Mutant("adagrad-averages", "adagrad", "sum.addcmul(grad, grad)", "(sum * 0.99).addcmul(grad, grad, value=0.01)"),
+    Mutant("adagrad-decoupled-decay", "adagrad", "grad = grad.add(param, alpha=weight_decay)",
+           "param = param * (1 - lr * weight_decay)", {**_DECAY, **_TINY_LR}),
+    # Adadelta
+    Mutant("adadelta-eps-outside-root", "adadelta", "(square_avg + eps).sqrt()", "(square_avg.sqrt() + eps)"),
+    Mutant("adadelta-new-delta-first", "adadelta", "return param.add(delta, alpha=-lr)",
+           "return param.add((acc_delta + eps).sqrt() / (square_avg + eps).sqrt() * grad, alpha=-lr)"),
+    Mutant("adadelta-lr-in-the-average", "adadelta", "acc_delta = (acc_delta * rho)", "delta = delta * lr; acc_delta = (acc_delta * rho)",
+           {"lr": 0.5}),
+    # Adamax
+    Mutant("adamax-no-correction", "adamax", "-lr / (1 - beta1**step)", "-lr"),
+    Mutant("adamax-eps-after-maximum", "adamax", "(exp_inf * beta2).maximum(grad.abs() + eps)",
+           "(exp_inf * beta2).maximum(grad.abs()) + eps"),
+    Mutant("adamax-forgets-nothing", "adamax", "(exp_inf * beta2).maximum", "exp_inf.maximum"),
+    # NAdam
+    Mutant("nadam-momentum-without-decay", "nadam", "mu = nadam_momentum(step, betas=betas, momentum_decay=momentum_decay)",
+           "mu = beta1"),
+    Mutant("nadam-no-look-ahead", "nadam", "value=-lr * mu_next / (1 - mu_product * mu_next)",
+           "value=-lr * mu / (1 - mu_product)"),
+    Mutant("nadam-eps-inside-root", "nadam", "(exp_avg_sq / (1 - beta2**step)).sqrt() + eps",
+           "(exp_avg_sq / (1 - beta2**step) + eps).sqrt()"),
+    Mutant("nadam-decay-coupled", "nadam", "if weight_decay and decoupled_weight_decay:", "if False:",
+           {"decoupled_weight_decay": True, **_DECAY, **_TINY_LR}),
+    # RAdam
+    Mutant("radam-never-rectified", "radam", "if rho > 5.0:", "if False:"),
+    Mutant("radam-threshold-of-the-paper", "radam", "if rho > 5.0:", "if rho > 4.0:"),
+    Mutant("radam-inverse-rectification", "radam", "* rho)) ** 0.5  # r", "* rho)) ** -0.5  # r"),
+    Mutant("radam-eps-inside-root", "radam", "(exp_avg_sq.sqrt() + eps)", "(exp_avg_sq + eps).sqrt()"),
 )  # fmt: skip
 """Every mutant, in the order of the zoo."""

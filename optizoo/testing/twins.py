@@ -13,9 +13,15 @@ from optizoo.optimizers import optimizer_class
 _TWINS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": torch.optim.SGD,
+    "rprop": torch.optim.Rprop,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
 }
 
 
@@ -31,7 +37,7 @@ def has_torch_twin(name: str, **options: Any) -> bool:
     (True, False)
     """
     extras = optimizer_class(name).neutral_extras
-    return all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
+    return name in _TWINS and all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
 
 
 def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
