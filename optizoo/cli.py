@@ -1,4 +1,4 @@
-"""The command line: ``optizoo list | verify | train | compare``.
+"""The command line: ``optizoo list | verify | train | compare | bench``.
 
 Mistakes of the user end with one line on stderr and status 2; ``--debug`` shows where they came from. What needs the
 extra ``lab`` is imported by its sub-command, so the others work without it.
@@ -9,14 +9,16 @@ import importlib.util
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from optizoo import __version__
 from optizoo.optimizers import list_optimizers, optimizer_class
+from optizoo.validation import did_you_mean
 
 OVERRIDES = """
 Every value of the config can be set behind its file, by its dotted name:
@@ -67,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(how_to_go_on="")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
-        return commands.add_parser(
+    def command(name: str, what: str, epilog: str = "", of: Any = commands) -> argparse.ArgumentParser:
+        return of.add_parser(
             name,
             help=what,
             description=what[0].upper() + what[1:] + ".",
@@ -105,6 +107,26 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, or the config.json of a run folder")
         each.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
         each.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+    bench = command("bench", "measure times beside torch.optim and hand-written loops")
+    of = bench.add_subparsers(title="benchmarks", metavar="WHAT", required=True)
+    step = command("step", "time one step of every optimizer, side by side with torch.optim", of=of)
+    step.add_argument("--optimizer", nargs="+", metavar="NAME", help="optimizers (default: five that torch has)")
+    step.add_argument("--workload", nargs="+", metavar="NAME", help="sets of parameters (default: all)")
+    step.add_argument("--threads", type=_positive, help="threads of torch (default: as many as torch takes)")
+    step.add_argument("--repeats", type=_positive, default=9, help="repeats of every side (default: 9)")
+    step.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
+    step.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the parameters (default: float32)")
+    step.set_defaults(run=_bench_step)
+
+    epoch = command("epoch", "time an epoch of the linear CIFAR-10 model, side by side with hand-written loops", of=of)
+    epoch.add_argument("--data", default="cifar10", help="data set; synthetic needs no images (default: cifar10)")
+    epoch.add_argument("--batch-size", type=_positive, default=128, help="images in a batch (default: 128)")
+    epoch.add_argument("--repeats", type=_positive, default=7, help="repeats of the fast sides (default: 7)")
+    epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
+    epoch.set_defaults(run=_bench_epoch)
+    for each in (step, epoch):
+        each.add_argument("--json", type=Path, metavar="FILE", help="also write the record to a JSON file")
     return parser
 
 
@@ -234,6 +256,63 @@ def _compare(options: argparse.Namespace) -> int:
     print(result.table)
     print(f"report: {result.folder / 'report.html'}")
     return 0
+
+
+# bench ---------------------------------------------------------------------------------------------------------------
+
+
+def _bench_step(options: argparse.Namespace) -> int:
+    _require_lab()
+    from optizoo.lab import step_benchmark as bench
+    from optizoo.testing import has_torch_twin
+
+    optimizers = _chosen("--optimizer", options.optimizer, [*filter(has_torch_twin, list_optimizers())])
+    workloads = _chosen("--workload", options.workload, bench.WORKLOADS)
+    device = _device(options.device)
+    _check_folder(options.json)
+    if options.json is not None:
+        options.how_to_go_on = f": {options.json} has the cells that were finished"
+    record = bench.step_benchmark(
+        optimizers=optimizers or bench.OPTIMIZERS,
+        workloads={name: bench.WORKLOADS[name] for name in workloads or bench.WORKLOADS},
+        repeats=options.repeats,
+        threads=options.threads,
+        device=device,
+        dtype=DTYPES[options.dtype],
+        file=options.json,
+        progress=sys.stderr.isatty(),
+    )
+    print(bench.format_summary(record))
+    return 0
+
+
+def _bench_epoch(options: argparse.Namespace) -> int:
+    _require_lab()
+    from optizoo.lab import data
+    from optizoo.lab.benchmark import epoch_benchmark, format_epochs
+    from optizoo.lab.folder import write_json
+
+    _check_folder(options.json)
+    dataset = data.load(options.data)
+    result = epoch_benchmark(dataset, batch_size=options.batch_size, repeats=options.repeats, device=options.device)
+    print(format_epochs(result))
+    if options.json is not None:
+        write_json(options.json, result)
+    return 0
+
+
+def _chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """Return the names, each once, or raise where one is unknown."""
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"{flag} {name} is unknown: {did_you_mean(name, known)}")
+    return [*dict.fromkeys(names or ())]
+
+
+def _check_folder(file: Path | None) -> None:
+    """Raise where a file cannot be written for want of its folder, before anything is measured for it."""
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"--json {file} cannot be written: make its folder {file.parent} first")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import torch
 
 import optizoo
 from optizoo import cli
+from optizoo.lab import benchmark as epochs
 from optizoo.lab import compare as comparing
+from optizoo.lab import step_benchmark as steps
 from optizoo.lab import train as training
 from optizoo.lab.config import load_compare, load_run
 from optizoo.lab.data import Dataset, Split
@@ -216,6 +218,76 @@ def test_compare_passes_on_what_was_asked(
     assert capsys.readouterr().out == f"the table\nreport: {Path('folder/report.html')}\n"
 
 
+# bench ----------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_step_passes_on_what_was_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """``optizoo bench step`` hands on its choices, each name once, and prints the summary of the record it gets."""
+    asked = {}
+    monkeypatch.setattr(steps, "step_benchmark", lambda **options: asked.update(options) or {"a": "record"})
+    monkeypatch.setattr(steps, "format_summary", lambda record: f"summary of {record}")
+    chosen = ["--optimizer", "adam", "sgd", "adam", "--workload", "32M", "linear", "--threads", "3", "--repeats", "11"]
+    assert cli.main(["bench", "step", *chosen, "--dtype", "bfloat16", "--json", str(tmp_path / "s.json")]) == 0
+    assert asked == {
+        "optimizers": ["adam", "sgd"],
+        "workloads": {"32M": steps.WORKLOADS["32M"], "linear": steps.WORKLOADS["linear"]},
+        "repeats": 11,
+        "threads": 3,
+        "device": torch.device("cpu"),
+        "dtype": torch.bfloat16,
+        "file": tmp_path / "s.json",
+        "progress": sys.stderr.isatty(),
+    }
+    assert capsys.readouterr().out == "summary of {'a': 'record'}\n"
+
+
+def test_bench_step_measures_everything_by_default(monkeypatch: pytest.MonkeyPatch):
+    """Without choices every optimizer and workload is measured, at least seven times, in float32."""
+    asked = {}
+    monkeypatch.setattr(steps, "step_benchmark", lambda **options: asked.update(options))
+    monkeypatch.setattr(steps, "format_summary", str)
+    assert cli.main(["bench", "step"]) == 0
+    assert tuple(asked["optimizers"]) == steps.OPTIMIZERS
+    assert asked["workloads"] == steps.WORKLOADS
+    assert asked["repeats"] >= 7
+    assert (asked["dtype"], asked["threads"], asked["file"]) == (torch.float32, None, None)
+
+
+def test_interrupted_bench_step_says_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """After Ctrl-C the status is 130, and the message names the file that has the finished cells."""
+
+    def interrupt(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "step_benchmark", interrupt)
+    file = tmp_path / "s.json"
+    assert cli.main(["bench", "step", "--json", str(file)]) == 130
+    assert capsys.readouterr().err == f"interrupted: {file} has the cells that were finished\n"
+    assert cli.main(["bench", "step"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.usefixtures("config")
+def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """``optizoo bench epoch`` hands on its choices, prints the table and writes the record."""
+    asked = {}
+
+    def epoch_benchmark(dataset: Dataset, **options: Any) -> dict[str, Any]:
+        asked.update(options)
+        return {"rows": len(dataset.train)}
+
+    monkeypatch.setattr(epochs, "epoch_benchmark", epoch_benchmark)
+    monkeypatch.setattr(epochs, "format_epochs", lambda result: f"table of {result}")
+    assert cli.main(["bench", "epoch", "--batch-size", "64", "--repeats", "3", "--json", "e.json"]) == 0
+    assert asked == {"batch_size": 64, "repeats": 3, "device": "auto"}
+    assert capsys.readouterr().out == "table of {'rows': 40}\n"
+    assert json.loads(Path("e.json").read_text(encoding="utf-8")) == {"rows": 40}
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +314,11 @@ def test_compare_passes_on_what_was_asked(
             ["train", "tiny.toml", "--seeds", "1"], "with this key is run with optizoo compare", id="compare-as-run"
         ),
         pytest.param(["verify", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="verify-device"),
+        pytest.param(["bench", "step", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="bench-device"),
+        pytest.param(["bench", "step", "--workload", "linea"], "did you mean 'linear'?", id="bench-workload"),
+        pytest.param(["bench", "step", "--optimizer", "adamm"], "did you mean 'adam'?", id="bench-optimizer"),
+        pytest.param(["bench", "step", "--json", "no/s.json"], "make its folder no first", id="bench-step-json"),
+        pytest.param(["bench", "epoch", "--json", "no/e.json"], "make its folder no first", id="bench-epoch-json"),
     ],
 )
 def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
@@ -257,8 +334,17 @@ def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["trian"], ["list", "--loud"], ["verify", "--steps", "0"], ["verify", "--dtype", "int8"], ["train"]],
-    ids=["nothing", "command", "flag", "steps", "dtype", "no-config"],
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["trian"], id="command"),
+        pytest.param(["list", "--loud"], id="flag"),
+        pytest.param(["verify", "--steps", "0"], id="steps"),
+        pytest.param(["verify", "--dtype", "int8"], id="dtype"),
+        pytest.param(["train"], id="no-config"),
+        pytest.param(["bench"], id="no-benchmark"),
+        pytest.param(["bench", "step", "--repeats", "0"], id="repeats"),
+        pytest.param(["bench", "step", "--workload"], id="no-workload"),
+    ],
 )
 def test_misused_commands_print_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]):
     """What the command line itself cannot parse ends with its usage and status 2."""
@@ -286,10 +372,10 @@ def test_faults_of_the_program_are_not_hidden(config: Path, monkeypatch: pytest.
 
 
 def test_missing_lab_extra_is_told(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Without the extra, train and compare say what to install, and the other commands work."""
+    """Without the extra, what needs it says what to install, and the other commands work."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("tqdm", "jinja2") else name)
-    for command in ("train", "compare"):
-        assert cli.main([command, str(config)]) == 2
+    for arguments in (["train", str(config)], ["compare", str(config)], ["bench", "step"], ["bench", "epoch"]):
+        assert cli.main(arguments) == 2
         assert capsys.readouterr().err == "error: the lab needs jinja2, tqdm too: pip install 'optizoo[lab]'\n"
     assert cli.main(["list"]) == 0
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import optizoo
+from optizoo.lab.step_benchmark import format_markdown
 from optizoo.testing import MUTANTS
 
 ROOT = Path(__file__).parents[1]
@@ -52,3 +53,11 @@ def test_epoch_times_are_those_of_the_record():
         ratios = f"{row['in_memory_over_lab']:.2f} | {row['dataloader_over_lab']:.1f} |"
         assert f"| {row['optimizer']} | {row['lab_s']:.3f} | {row['in_memory_s']:.3f} |" in README
         assert ratios in README
+
+
+def test_step_times_are_those_of_the_record():
+    """The table of step times is what the kept record renders to: neither stands there without the other."""
+    record = ROOT / "benchmarks" / "step_cpu.json"
+    kept = [format_markdown(json.loads(record.read_text(encoding="utf-8")))] if record.exists() else []
+    shown = re.findall(r"<!-- step benchmark -->\n+(.*?)\n+<!-- end of step benchmark -->", README, re.DOTALL)
+    assert shown == kept

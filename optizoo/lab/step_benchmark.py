@@ -1,0 +1,437 @@
+"""The step benchmark: what ``optimizer.step()`` costs beside ``torch.optim``.
+
+Every cell is an optimizer on a set of parameters. All its sides run in one process and in turn, there and back again,
+so that a busy machine slows all alike and none is always first. They share parameters, gradients and state tensors, so
+that no side has the luckier addresses; only the counters of the steps are their own. Gradients stay the same tensors
+from step to step, as they do in training with ``zero_grad(set_to_none=False)``. All numbers lie far from overflow and
+from denormals, and the learning rate is so small that they stay there.
+"""
+
+import gc
+import itertools
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.benchmark import Timer
+
+from optizoo import create, explain
+from optizoo.lab.folder import write_json
+from optizoo.lab.records import environment
+from optizoo.tables import text_table
+from optizoo.testing import has_torch_twin, torch_twin
+
+Shapes = Sequence[tuple[int, ...]]
+
+# Sides that are compared stand side by side: torch's fused step is its fastest wherever it has one.
+SIDES: Mapping[str, tuple[Callable[..., Optimizer], Mapping[str, Any]]] = {
+    "torch loop": (torch_twin, {"foreach": False}),
+    "torch foreach": (torch_twin, {"foreach": True}),
+    "torch fused": (torch_twin, {"fused": True}),
+    "optizoo default": (create, {}),
+    "optizoo fused": (create, {"fused": True}),
+    "optizoo foreach": (create, {"foreach": True}),
+    "optizoo loop": (create, {"foreach": False}),
+}
+OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam", "adamw")
+
+LR = 1e-6
+REPEAT_SECONDS = 0.05
+COPY_BYTES = 1 << 28
+
+
+# Workloads -----------------------------------------------------------------------------------------------------------
+
+
+def mlp(*widths: int) -> list[tuple[int, ...]]:
+    """Return the parameter shapes of linear layers in a row.
+
+    >>> mlp(3072, 512, 10)
+    [(512, 3072), (512,), (10, 512), (10,)]
+    """
+    return [shape for inner, outer in itertools.pairwise(widths) for shape in ((outer, inner), (outer,))]
+
+
+def resnet50() -> list[tuple[int, ...]]:
+    """Return the parameter shapes of ``torchvision.models.resnet50``, in its order."""
+
+    def convolution(inner: int, outer: int, kernel: int) -> list[tuple[int, ...]]:
+        return [(outer, inner, kernel, kernel), (outer,), (outer,)]  # and its batch norm
+
+    shapes = convolution(3, 64, 7)
+    inner = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            shapes += convolution(inner, width, 1) + convolution(width, width, 3) + convolution(width, 4 * width, 1)
+            if block == 0:
+                shapes += convolution(inner, 4 * width, 1)
+            inner = 4 * width
+    return shapes + mlp(inner, 1000)
+
+
+def gpt2_small() -> list[tuple[int, ...]]:
+    """Return the parameter shapes of GPT-2 small, whose head is its embedding; weights as in its ``Conv1D``."""
+    width, norm = 768, [(768,), (768,)]
+    block = [*norm, (width, 3 * width), (3 * width,), (width, width), (width,)]
+    block += [*norm, (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(50257, width), (1024, width), *block * 12, *norm]
+
+
+WORKLOADS: Mapping[str, Shapes] = {
+    "linear": mlp(3072, 10),
+    "two-layer": mlp(3072, 512, 10),
+    "ResNet-50": resnet50(),
+    "GPT-2-small": gpt2_small(),
+    "32M": [(1 << 25,)],
+    "1000x64": [(64,)] * 1000,
+}
+
+
+# What is required ----------------------------------------------------------------------------------------------------
+
+REQUIRED: Mapping[str, Mapping[str, float]] = {
+    optimizer: dict(zip(WORKLOADS, ratios, strict=True))
+    for optimizer, ratios in {
+        "sgd": (1.0, 1.0, 1.0, 1.0, 0.97, 3.0),
+        "momentum": (1.1, 1.1, 1.0, 1.0, 0.97, 8.0),
+        "rmsprop": (3.5, 3.5, 2.5, 3.0, 3.5, 20.0),
+        "adam": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0),
+        "adamw": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0),
+    }.items()
+}
+"""The least ratio of torch's fastest to optizoo's default, on a CPU with two threads, in float32."""
+
+REQUIRED_FOREACH = 1 / 1.05
+REQUIRED_OF_COPY = 0.9
+LARGE = ("GPT-2-small", "32M")
+"""The workloads that must reach ``REQUIRED_OF_COPY``."""
+
+
+def required(optimizer: str, workload: str, *, device: str, dtype: str, threads: int) -> float | None:
+    """Return the least ratio of torch's fastest to optizoo's default, or ``None`` where nothing is required.
+
+    >>> required("adam", "linear", device="cpu", dtype="float32", threads=2)
+    1.8
+    >>> required("adam", "linear", device="cuda", dtype="float32", threads=2)
+    1.0
+    """
+    if dtype != "float32" or optimizer not in REQUIRED or workload not in REQUIRED[optimizer]:
+        return None
+    if device == "cuda":
+        return 2.0 if optimizer == "rmsprop" else 1.0
+    return REQUIRED[optimizer][workload] if (device, threads) == ("cpu", 2) else None
+
+
+# Measuring -----------------------------------------------------------------------------------------------------------
+
+
+def step_benchmark(
+    *,
+    optimizers: Iterable[str] = OPTIMIZERS,
+    workloads: Mapping[str, Shapes] = WORKLOADS,
+    repeats: int = 9,
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    copy_bytes: int = COPY_BYTES,
+    file: Path | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Time a step of every optimizer on every workload and on every side of :data:`SIDES`.
+
+    Args:
+        optimizers: Names that have a twin in ``torch.optim``.
+        workloads: For every name the shapes of the parameters.
+        repeats: Of every side; each takes about 50 ms, or one step if that takes longer.
+        threads: Of torch; ``None`` leaves them as they are.
+        device: Where the parameters live.
+        dtype: Their type.
+        copy_bytes: Size of the tensor whose copying gives the bandwidth; far more than the caches hold.
+        file: JSON file that takes the record after every cell, so that an interrupted run keeps what it measured.
+        progress: A line on stderr for every cell.
+
+    Returns:
+        ``{"environment", "device", "dtype", "repeats", "copy_gb_s", "cells"}``; a cell has
+
+        * ``optimizer``, ``workload``, ``tensors``, ``parameters``;
+        * ``bytes``: what a step must move, each parameter and state read and written and each gradient read;
+        * ``explain``: which backend optizoo chose by default, and why;
+        * ``sides``: for each its median and interquartile range in microseconds, every repeat, and the steps in one;
+        * ``left_out``: for every side that cannot run here, why;
+        * ``torch_fastest``: the side of torch with the least median;
+        * ``ratio``: of that side to optizoo's default, and ``foreach_ratio``, of torch's foreach to optizoo's; both are
+          the median of the ratios of repeats that ran in the same round, above 1 where optizoo is faster;
+        * ``required``: the ratio that is required, or ``None``;
+        * ``copy_gb_s``, ``gb_s`` and ``of_copy``: bandwidth of a copy out of the caches, that of optizoo's default, and
+          the second to the first. A copy counts what it reads and writes, not that the processor may fetch a line
+          before it overwrites it; a step reads all that it writes, so it may come out above a copy;
+        * ``extra_bytes``: in the largest workload, the most memory that a step of optizoo's default held at a time
+          beyond what it found, in bytes per parameter. Torch's allocators are asked.
+    """
+    before = torch.get_num_threads()
+    device = torch.device(device)
+    optimizers = tuple(optimizers)
+    try:
+        torch.set_num_threads(threads or before)
+        record: dict[str, Any] = {
+            "environment": environment(device),
+            "device": device.type,
+            "dtype": str(dtype).removeprefix("torch."),
+            "repeats": repeats,
+            "copy_gb_s": None,
+            "cells": [],
+        }
+        cells = record["cells"]
+        largest = max(workloads, key=lambda name: _elements(workloads[name]), default=None)
+        for workload, shapes in workloads.items():
+            params = _parameters(shapes, device, dtype)
+            for optimizer in optimizers:
+                if progress:
+                    number = len(cells) + 1
+                    total = len(workloads) * len(optimizers)
+                    print(f"cell {number} of {total}: {optimizer}, {workload}", file=sys.stderr)
+                cell: dict[str, Any] = {"optimizer": optimizer, "workload": workload}
+                cell |= _cell(optimizer, params, repeats, copy_bytes, memory=workload == largest)
+                cell["required"] = required(
+                    optimizer, workload, device=device.type, dtype=record["dtype"], threads=torch.get_num_threads()
+                )
+                cells.append(cell)
+                record["copy_gb_s"] = statistics.median(cell["copy_gb_s"] for cell in cells)
+                if file is not None:
+                    write_json(file, record)
+                gc.collect()  # states are large, and an optimizer may stand in a cycle
+            del params
+    finally:
+        torch.set_num_threads(before)
+    return record
+
+
+def _elements(shapes: Shapes) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _parameters(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Return parameters with gradients, of numbers whose squares even float16 holds, none of them near zero."""
+    params = []
+    for shape in shapes:
+        param = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype).uniform_(0.5, 1.5))
+        param.grad = torch.empty_like(param, requires_grad=False).uniform_(0.05, 0.15)
+        params.append(param)
+    return params
+
+
+def _cell(optimizer: str, params: Sequence[Tensor], repeats: int, copy_bytes: int, *, memory: bool) -> dict[str, Any]:
+    made, left_out, shared = {}, {}, {}
+    for side, (make, options) in SIDES.items():
+        if make is torch_twin and not has_torch_twin(optimizer, **options):
+            left_out[side] = f"torch.optim has no {optimizer} with {_named(options)}"
+            continue
+        try:
+            made[side] = _started(make(optimizer, params, lr=LR, **options), params, shared)
+        except RuntimeError as error:  # a kernel that cannot be had; anything else is a fault
+            if "fused" not in options:
+                raise
+            left_out[side] = str(error)
+    source = torch.ones(max(copy_bytes // 4, 1), device=params[0].device)
+    timers = {side: _timer("step()", step=each.step) for side, each in made.items()}
+    timers["copy"] = _timer("target.copy_(source)", target=torch.empty_like(source).zero_(), source=source)
+    runs = {name: _runs(timer) for name, timer in timers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for repeat in range(repeats):
+        for name in reversed(timers) if repeat % 2 else timers:
+            seconds[name].append(timers[name].timeit(runs[name]).median)
+
+    default = made["optizoo default"]
+    states = len(shared[params[0]])
+    moved = sum(param.numel() * param.element_size() for param in params) * (3 + 2 * states)
+    copied = 2 * source.numel() * source.element_size()
+    fastest = min(
+        (side for side in made if side.startswith("torch")), key=lambda side: statistics.median(seconds[side])
+    )
+    elements = sum(param.numel() for param in params)
+    return {
+        "tensors": len(params),
+        "parameters": elements,
+        "bytes": moved,
+        "explain": explain(default),  # pyright: ignore[reportArgumentType]
+        "sides": {side: _summary(seconds[side], runs[side]) for side in SIDES if side in made},
+        "left_out": left_out,
+        "torch_fastest": fastest,
+        "ratio": _ratio(seconds[fastest], seconds["optizoo default"]),
+        "foreach_ratio": _ratio(seconds["torch foreach"], seconds["optizoo foreach"]),
+        "copy_gb_s": copied / statistics.median(seconds["copy"]) / 1e9,
+        "gb_s": moved / statistics.median(seconds["optizoo default"]) / 1e9,
+        "of_copy": moved / copied * _ratio(seconds["copy"], seconds["optizoo default"]),
+        "extra_bytes": peak_memory(default.step, params[0].device) / elements if memory else None,
+    }
+
+
+def _named(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _started(optimizer: Optimizer, params: Sequence[Tensor], shared: dict[Tensor, dict[str, Tensor]]) -> Optimizer:
+    """Make the first step, which makes the states, and put the tensors of ``shared`` in their place."""
+    optimizer.step()
+    for param in params:
+        kept = shared.setdefault(param, {})
+        store = optimizer.state.get(param, {})
+        for name, value in store.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape == param.shape:
+                store[name] = kept.setdefault(name, value)
+    return optimizer
+
+
+def _timer(statement: str, **names: Any) -> Timer:
+    return Timer(statement, globals=names, num_threads=torch.get_num_threads())
+
+
+def _runs(timer: Timer) -> int:
+    """Return how many runs fill a repeat; what is built in the first ones is built behind this."""
+    number = 1
+    # The better of two: one that was interrupted would pass for a slow one.
+    while (seconds := number * min(timer.timeit(number).median for _ in range(2))) < REPEAT_SECONDS / 10:
+        number *= 10
+    return max(1, round(number * REPEAT_SECONDS / seconds))
+
+
+def _summary(seconds: Sequence[float], runs: int) -> dict[str, Any]:
+    micro = [round(value * 1e6, 3) for value in seconds]
+    low, _, high = statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
+    return {"us": round(statistics.median(micro), 3), "iqr_us": round(high - low, 3), "repeats_us": micro, "runs": runs}
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def peak_memory(function: Callable[[], Any], device: torch.device | str = "cpu") -> int:
+    """Return the most bytes of tensors that a call holds at a time, beyond those that were there before.
+
+    >>> peak_memory(lambda: (torch.ones(1000) + 1).sum()) >= 8000
+    True
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - start
+    profile: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profile:
+        function()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+# Showing -------------------------------------------------------------------------------------------------------------
+
+
+def format_times(record: Mapping[str, Any]) -> str:
+    """Return every cell of a record in one line: microseconds of each side, bandwidth and ratios."""
+    makers = ("torch", "optizoo")
+    sides = [f"{maker} {how}" for maker in makers for how in ("loop", "foreach", "fused", "default")]
+    sides = [side for side in sides if side in SIDES]
+    header = ["optimizer", "workload", *sides, "GB/s", "of copy", "torch's fastest", "ratio", "ratio foreach"]
+    rows = [header]
+    for cell in record["cells"]:
+        times = [_micro(cell["sides"][side]["us"]) if side in cell["sides"] else "-" for side in sides]
+        bandwidth = [f"{cell['gb_s']:.1f}", f"{cell['of_copy']:.0%}"]
+        ratios = [cell["torch_fastest"].removeprefix("torch "), f"{cell['ratio']:.2f}", f"{cell['foreach_ratio']:.2f}"]
+        rows.append([cell["optimizer"], cell["workload"], *times, *bandwidth, *ratios])
+    return text_table(rows, right=[*range(2, 2 + len(sides) + 2), len(header) - 2, len(header) - 1])
+
+
+def format_ratios(record: Mapping[str, Any]) -> str:
+    """Return the ratios of a record, optimizer by workload, each with the one required and ``!`` if it falls short."""
+
+    def show(cell: Mapping[str, Any]) -> str:
+        if cell["required"] is None:
+            return f"{cell['ratio']:.2f}"
+        return f"{cell['ratio']:.2f} ({cell['required']:g})" + (" !" if cell["ratio"] < cell["required"] else "")
+
+    return text_table(_crossed(record, show))
+
+
+def format_markdown(record: Mapping[str, Any]) -> str:
+    """Return the ratios of a record, optimizer by workload, with the time of optizoo's default, for README."""
+    header, *rows = _crossed(
+        record, lambda cell: f"{cell['ratio']:.2f} ({_micro(cell['sides']['optizoo default']['us'])} µs)"
+    )
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shortfalls(record: Mapping[str, Any]) -> list[str]:
+    """Return in a line each what falls short of the requirements; where nothing is required, nothing does."""
+    lines = []
+    for cell in record["cells"]:
+        if cell["required"] is None:
+            continue
+        place = f"{cell['optimizer']}, {cell['workload']}"
+        if cell["ratio"] < cell["required"]:
+            lines.append(
+                f"{place}: {cell['ratio']:.2f} times as fast as {cell['torch_fastest']}, not {cell['required']}"
+            )
+        if cell["foreach_ratio"] < REQUIRED_FOREACH:
+            lines.append(
+                f"{place}: foreach takes {1 / cell['foreach_ratio']:.2f} times as long as torch foreach, not 1.05"
+            )
+        if cell["workload"] in LARGE and cell["of_copy"] < REQUIRED_OF_COPY:
+            lines.append(f"{place}: {cell['of_copy']:.0%} of the bandwidth of a copy, not {REQUIRED_OF_COPY:.0%}")
+        if cell["extra_bytes"]:
+            lines.append(f"{place}: {cell['extra_bytes']:.3g} bytes of extra memory per parameter, not 0")
+    return lines
+
+
+def format_summary(record: Mapping[str, Any]) -> str:
+    """Return all that is to be printed of a record: both tables, what was left out, and what falls short."""
+    lines = [format_times(record), "", "torch's fastest / optizoo default (required)", "", format_ratios(record), ""]
+    left_out = dict.fromkeys(item for cell in record["cells"] for item in cell["left_out"].items())
+    lines += [f"left out: {side}: {reason}" for side, reason in left_out]
+    short = shortfalls(record)
+    lines += [f"SHORT {line}" for line in short]
+    extra = [cell for cell in record["cells"] if cell["extra_bytes"] is not None]
+    lines += [
+        f"extra memory of a default step, {cell['optimizer']}, {cell['workload']}: "
+        f"{cell['extra_bytes']:.3g} bytes per parameter"
+        for cell in extra
+    ]
+    found = record["environment"]
+    held = sum(cell["required"] is not None for cell in record["cells"])
+    verdict = f"{held} cells under requirements, shortfalls: {len(short)}" if held else "no requirements hold here"
+    lines.append(
+        f"torch {found['torch']} on {found['device']}, {found['threads']} threads, {record['dtype']}, "
+        f"copy {record['copy_gb_s']:.1f} GB/s, medians of {record['repeats']} repeats: {verdict}"
+    )
+    return "\n".join(lines)
+
+
+def _crossed(record: Mapping[str, Any], show: Callable[[Mapping[str, Any]], str]) -> list[list[str]]:
+    cells = {(cell["optimizer"], cell["workload"]): cell for cell in record["cells"]}
+    optimizers, workloads = ([*dict.fromkeys(names)] for names in zip(*cells, strict=True))
+    rows = [["optimizer", *workloads]]
+    for optimizer in optimizers:
+        shown = [cells.get((optimizer, workload)) for workload in workloads]
+        rows.append([optimizer, *("-" if cell is None else show(cell) for cell in shown)])
+    return rows
+
+
+def _micro(value: float) -> str:
+    """Write microseconds as people read them.
+
+    >>> _micro(9.876), _micro(14123.4)
+    ('9.9', '14 123')
+    """
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}".replace(",", " ")
