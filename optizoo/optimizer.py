@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optizoo.backends import UPDATES, choose, fused, fused_obstacle
+from optizoo.backends import UPDATES, choose, foreach, fused, fused_obstacle
 from optizoo.backends.build import BuildError
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
@@ -134,7 +134,7 @@ class Bucket:
             arguments=list(named.values()),
             lr_at=places.index("lr") if "lr" in places else -1,
             step_at=places.index("step") if "step" in places else -1,
-            launch=fused.launch(wiring.program, columns),
+            launch=(fused.launch if self.backend == "fused" else foreach.Launch)(wiring.program, columns),
             params=self.params,
             states=names,
             stores=self.stores,
@@ -362,8 +362,11 @@ class RuleOptimizer(Optimizer):
     def _plan_for(self, buckets: list[Bucket]) -> None:
         """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
-        on_cpu = all(bucket.backend == "fused" and not bucket.params[0].is_cuda for bucket in buckets)
-        if on_cpu and done == self._last and done != self._refused:
+        able = all(
+            bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+            for bucket in buckets
+        )
+        if able and done == self._last and done != self._refused:
             extras = self.neutral_extras
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
             defaults = tuple(map(extras.get, options))

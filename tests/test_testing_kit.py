@@ -16,6 +16,8 @@ from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
 from tests.zoo import FEW
 
+FEW_WITH_TWIN = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_is_rejected(mutant):
@@ -62,7 +64,7 @@ def test_a_mutant_whose_text_is_gone_says_so():
         mutant.build(make_params())
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in FEW if "lr_in_velocity" not in str(case.id)])
+@pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
 def test_a_textbook_rewrite_is_accepted(name, options):
     """The papers' formulas, rounded in other places, pass the default tiers against torch, but not bitwise."""
     kind = with_rules(optimizer_class(name), textbook)
@@ -74,11 +76,12 @@ def test_a_textbook_rewrite_is_accepted(name, options):
         return torch_twin(name, params, foreach=False, **options)
 
     assert_equivalent(candidate, reference)
-    with pytest.raises(AssertionError, match=r"^T1 \(bitwise\)"):
-        assert_equivalent(candidate, reference, tiers=["T1"])
+    if name != "rprop":  # whose signs and products leave nothing to round elsewhere
+        with pytest.raises(AssertionError, match=r"^T1 \(bitwise\)"):
+            assert_equivalent(candidate, reference, tiers=["T1"])
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in FEW if "lr_in_velocity" not in str(case.id)])
+@pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
 def test_the_zoo_passes_all_tiers(name, options):
     """Every rule passes T1 to T4 against torch in every type that a tier has."""
     assert_equivalent(
@@ -252,8 +255,9 @@ def test_verify_reports_a_failure(monkeypatch):
     mistaken = next(mutant for mutant in MUTANTS if mutant.name == "adam-eps-1e-7").build(make_params())
     monkeypatch.setattr(rules, "adam", mistaken.select_rule(mistaken.defaults))
     results = list(verify([torch.float32], steps=3, combinations=[("adam", {})]))
-    assert [result.passed for result in results] == [False, False]
-    assert all("step 1: params" in result.message for result in results)
+    assert {result.backend for result in results} >= {"loop", "foreach"}
+    assert not any(result.passed for result in results)
+    assert all("step 1: params" in result.message for result in results if result.backend != "fused")
     assert "FAIL (1)" in format_table(results)
     assert as_json(results, "cpu")["passed"] is False
 
@@ -273,8 +277,8 @@ def test_a_broken_cell_does_not_cost_the_table(monkeypatch):
         raise RuntimeError("out of order")
 
     monkeypatch.setitem(UPDATES, "foreach", broken)
-    loop, foreach = verify([torch.float32], steps=3, combinations=[("adam", {})])
-    assert loop.passed
+    loop, foreach, *others = verify([torch.float32], steps=3, combinations=[("adam", {})])
+    assert all(result.passed for result in (loop, *others))
     assert not foreach.passed
     assert foreach.message == "step 1: RuntimeError: out of order"
     assert (loop.steps, foreach.steps) == (3, 1)

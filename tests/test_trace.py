@@ -228,7 +228,7 @@ def every_word(param, grad, a, b, *, lr):
     """Use every word and operator once; ``a`` and ``b`` trade places, to tempt an in-place replay into a mistake."""
     x = (a - b) * (1 - a) / (2 / (b.abs() + 1.5)) - 0.5
     x = x.lerp(grad, 0.3).addcmul(a, b, value=0.7).addcdiv(grad, b.abs() + 1, value=lr)
-    x = -x.maximum(b).clamp_min(-0.25) + grad.sign() * b.abs().sqrt() / 3
+    x = -x.maximum(b).clamp_min(-0.25).clamp_max(0.5) + grad.sign() * b.abs().sqrt() / 3
     return param.add(x * a, alpha=-lr) + 0.125 * param, b, a
 
 

@@ -40,7 +40,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
     Raises:
         RuntimeError: ``fused=True`` cannot be honoured; the message says why.
     """
-    obstacle = fused_obstacle(group, param, grad, states)
+    may_fuse = group["fused"] or (group["fused"] is None and group["foreach"] is None)
+    obstacle = fused_obstacle(group, param, grad, states) if may_fuse else "it is not asked for"
     if group["fused"]:
         if obstacle is not None:
             raise RuntimeError(f"fused=True cannot be honoured: {obstacle}; use fused=None, which chooses what can")
@@ -55,7 +56,7 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", f"the gradient is sparse ({grad.layout})")
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
-    if obstacle is None and group["fused"] is None and not group["foreach"]:
+    if obstacle is None:
         return Choice("fused", "the fastest that can serve")
     if group["capturable"]:
         return Choice("loop", f"step and lr stay on the device (capturable=True), and no fused kernel: {obstacle}")

@@ -4,6 +4,7 @@ An operation writes in place wherever its first operand dies there, so Adam need
 allocation. Gradients are never written.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import Program, trace
+
+
+_IN_PLACE = (torch.float32, torch.float64)
 
 
 def update(
@@ -34,7 +38,7 @@ def update(
     # The foreach functions take numbers; a 0-dim tensor is the same number, read on the host.
     scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
     inputs = [params, grads, *(column for column in states.values() if column is not None)]
-    in_place = params[0].dtype in (torch.float32, torch.float64)
+    in_place = params[0].dtype in _IN_PLACE
     results = replay(program, scalars, inputs, in_place=in_place)
 
     if in_place and _settled(program):
@@ -52,6 +56,32 @@ def update(
     for name in homes.keys() & made.keys():
         torch._foreach_copy_(list(homes[name]), made.pop(name))  # pyright: ignore[reportPrivateImportUsage]
     return made
+
+
+class Launch:
+    """A program with the lists that it updates, for a step that is repeated.
+
+    Args:
+        program: What to compute; its outputs must settle in its inputs.
+        columns: For every input of the program, the tensors.
+
+    Raises:
+        ValueError: The program makes states, or needs more than to be replayed.
+    """
+
+    def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
+        if columns[0][0].dtype not in _IN_PLACE or not _settled(program):
+            raise ValueError("the outputs do not settle in the inputs")
+        self.tensors = len(columns[0])
+        self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
+        self._program = program
+        self._params, _, *self._states = columns
+
+    def run(self, scalars: Sequence[Any]) -> None:
+        """Update the tensors with these scalars and the gradients that the parameters have now."""
+        numbers = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+        grads = [param.grad for param in self._params]
+        replay(self._program, numbers, [self._params, grads, *self._states])  # pyright: ignore[reportArgumentType]
 
 
 def replay(

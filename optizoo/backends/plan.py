@@ -1,4 +1,4 @@
-"""A step that can be repeated: all that a fused step has found out, kept until something has changed.
+"""A step that can be repeated: all that the last one has found out, kept until something has changed.
 
 Everything that can move is read again at every step, in C (``gather.c``): the gradients, the addresses, types, shapes
 and strides of all tensors, the entries of the state, the counters. So a plan either repeats exactly what the long way
@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optizoo.backends import build
-from optizoo.backends.fused import Launch
+from optizoo.backends import build, foreach, fused
 from optizoo.backends.trace import Wiring
 
 _OTHER, _COUNTER = -1, -2
@@ -86,7 +85,7 @@ class Task(NamedTuple):
     arguments: list[Any]
     lr_at: int
     step_at: int
-    launch: Launch
+    launch: fused.Launch | foreach.Launch
     params: list[Tensor]
     states: list[str]
     stores: list[dict[str, Any]]
@@ -111,7 +110,9 @@ class Plan:
         self._state = state
         self._tasks = tuple(tasks)
         self._lists = [group["params"] for group in groups]
-        self._params = [param for task in tasks for param in task.params]
+        # torch counts what it writes itself.
+        self._unseen = [param for task in tasks if isinstance(task.launch, fused.Launch) for param in task.params]
+        self._all_fused = all(isinstance(task.launch, fused.Launch) for task in tasks)
         self._kept: list[Any] = []  # what C holds pointers to
         self._layouts: dict[bytes, Any] = {}
         self._library = _library()
@@ -142,11 +143,29 @@ class Plan:
             numbers.append(task.wiring.scalars(*arguments))
         if not self._gather(*self._arguments):
             return False
-        for task, scalars in zip(self._tasks, numbers, strict=True):
-            task.counter.value += 1
-            task.launch.run(scalars)
-        torch._C._increment_version(self._params)  # pyright: ignore[reportPrivateImportUsage]
+        if self._all_fused:
+            for task, scalars in zip(self._tasks, numbers, strict=True):
+                task.counter.value += 1
+                task.launch.run(scalars)
+        else:
+            self._run_lists(numbers)
+        torch._C._increment_version(self._unseen)  # pyright: ignore[reportPrivateImportUsage]
         return True
+
+    @torch.no_grad()
+    def _run_lists(self, numbers: Sequence[tuple[Any, ...]]) -> None:
+        """Launch where torch's own functions are at work, which may refuse a number: such a step is not counted."""
+        left = list(self._tasks)
+        try:
+            for scalars in numbers:
+                left[0].launch.run(scalars)
+                left.pop(0).counter.value += 1
+        except BaseException:
+            for task in left:
+                for store in task.stores:
+                    if "step" in store:
+                        store["step"] -= 1
+            raise
 
     # What C watches --------------------------------------------------------------------------------------------------
 
