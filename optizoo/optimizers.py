@@ -199,7 +199,7 @@ class Momentum(SGD):
 
 
 class Lion(RuleOptimizer):
-    r"""Lion: the sign of a momentum; every weight moves by the learning rate. Not in torch.
+    r"""Lion, which moves every weight by the learning rate, along the sign of a momentum; not in torch.
 
     .. math::
         \theta &\leftarrow \theta - \alpha \,
@@ -275,7 +275,7 @@ class Lion(RuleOptimizer):
 
 
 class Rprop(RuleOptimizer):
-    r"""Rprop: every weight has a step of its own, set by signs of gradients; drop-in for :class:`torch.optim.Rprop`.
+    r"""Rprop, with a step for every weight, set by signs of gradients; drop-in for :class:`torch.optim.Rprop`.
 
     .. math::
         \Delta &\leftarrow \min(\max(\eta \Delta, \Delta_{min}), \Delta_{max}), \quad
@@ -361,7 +361,7 @@ class Rprop(RuleOptimizer):
 
 
 class Adagrad(RuleOptimizer):
-    r"""Adagrad: divides by the root of the sum of all squared gradients; drop-in for :class:`torch.optim.Adagrad`.
+    r"""Adagrad, divided by the root of the sum of all squared gradients; drop-in for :class:`torch.optim.Adagrad`.
 
     .. math::
         g &\leftarrow \nabla f(\theta) + \lambda \theta \\
@@ -440,7 +440,7 @@ class Adagrad(RuleOptimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group as every optimizer does, and make its states at once: they do not wait for a gradient in torch."""
+        """Add a group as every optimizer does, and make its states at once, as torch's does."""
         super().add_param_group(param_group)
         group = self.complete(self.param_groups[-1])
         for param in group["params"]:
@@ -454,7 +454,7 @@ class Adagrad(RuleOptimizer):
 
 
 class Adadelta(RuleOptimizer):
-    r"""Adadelta: the size of past updates in place of a learning rate; drop-in for :class:`torch.optim.Adadelta`.
+    r"""Adadelta, with the size of past updates in place of a learning rate; drop-in for :class:`torch.optim.Adadelta`.
 
     .. math::
         v &\leftarrow \rho v + (1 - \rho) g^2 \\
@@ -797,7 +797,7 @@ class AdamW(Adam):
 
 
 class Adamax(RuleOptimizer):
-    r"""Adamax: Adam with the largest gradient in place of the mean square; drop-in for :class:`torch.optim.Adamax`.
+    r"""Adamax, Adam with the largest gradient in place of the mean square; drop-in for :class:`torch.optim.Adamax`.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1) g \\
@@ -876,7 +876,7 @@ class Adamax(RuleOptimizer):
 
 
 class NAdam(RuleOptimizer):
-    r"""NAdam: Adam with Nesterov's look-ahead; drop-in for :class:`torch.optim.NAdam`.
+    r"""NAdam, which is Adam with Nesterov's look-ahead; drop-in for :class:`torch.optim.NAdam`.
 
     .. math::
         \theta \leftarrow \theta - \alpha \, \left(\frac{(1 - \mu_t) \, g}{1 - \prod_{i \le t} \mu_i}
@@ -964,7 +964,7 @@ class NAdam(RuleOptimizer):
 
 
 class RAdam(RuleOptimizer):
-    r"""RAdam: Adam that warms itself up; drop-in for :class:`torch.optim.RAdam`.
+    r"""RAdam, which is Adam that warms itself up; drop-in for :class:`torch.optim.RAdam`.
 
     .. math::
         \theta \leftarrow \theta - \alpha \, \hat m \, r_t \, \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon)

@@ -516,7 +516,7 @@ def test_a_failed_step_counts_nothing(foreach, lr):
     optimizer, params = planned(foreach=foreach)
     before = [param.detach().clone() for param in params]
     optimizer.param_groups[0]["lr"] = lr
-    with pytest.raises((OverflowError, RuntimeError), match="overflow|too large"):
+    with pytest.raises((OverflowError, RuntimeError), match=r"overflow|too large"):
         optimizer.step()
     assert all(torch.equal(param, value) for param, value in zip(params, before, strict=True))
     assert {float(optimizer.state[param]["step"]) for param in params} == {4.0}
@@ -740,7 +740,7 @@ def test_loop_is_what_the_kernel_is_held_against():
 
 
 def test_without_plans_every_step_is_the_long_way(monkeypatch):
-    """Where tensors cannot be watched (another torch), steps stay right, and a plan is tried once, not at every step."""
+    """Where tensors cannot be watched (another torch), steps stay right, and a plan is tried once, not every time."""
     tried = []
 
     def refuse(*_):

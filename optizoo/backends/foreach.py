@@ -15,7 +15,6 @@ from torch import Tensor
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import Program, trace
 
-
 _IN_PLACE = (torch.float32, torch.float64)
 
 

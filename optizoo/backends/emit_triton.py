@@ -1,0 +1,176 @@
+"""Program -> Triton: one kernel that updates many tensors in one launch.
+
+The text is a Python module; nothing here imports Triton. The rounding is that of torch's CUDA kernels: an ``fma``
+stands where torch's compiler fuses a product and a sum, division and root are correctly rounded, and nothing else may
+be fused (compile with ``enable_fp_fusion=False``).
+
+>>> from optizoo import rules
+>>> from optizoo.backends.trace import trace
+>>> program, _ = trace(rules.sgd, {}, lr=0.1, weight_decay=0)
+>>> print(source(program, "float32", "float32", homes=(0,)))
+'''
+%2 = add(param, grad, alpha=$0)
+param <- %2
+'''
+import triton
+...
+"""
+
+from collections.abc import Sequence
+
+from optizoo.backends.trace import Operation, Program
+
+# Type of a tensor -> Triton's type of an element, and the type in which it is computed. In 16 bits every operand is
+# widened when it is read and the result rounded once, when it is written.
+TYPES: dict[str, tuple[str, str]] = {
+    "float32": ("tl.float32", "tl.float32"),
+    "float64": ("tl.float64", "tl.float64"),
+    "bfloat16": ("tl.bfloat16", "tl.float32"),
+    "float16": ("tl.float16", "tl.float32"),
+}
+
+# Word -> its expression; {0} {1} {2} are the operands, {s} the scalar. The comparisons are false beside NaN, and chosen
+# so that NaN goes on where torch lets it go on.
+_EXPRESSIONS = {
+    "add": "tl.fma({1}, {s}, {0})",
+    "add_scalar": "{0} + {s}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "mul_scalar": "{0} * {s}",
+    "div": "{divide}({0}, {1})",
+    "div_scalar": "{divide}({0}, {s})",
+    # From the nearer end, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
+    "lerp": "tl.fma({1} - {0}, tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 0.5, {0}, {1}))",
+    "addcmul": "tl.fma({1} * {2}, {s}, {0})",
+    "addcdiv": "tl.fma({divide}({1}, {2}), {s}, {0})",
+    "maximum": "tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
+    "minimum": "tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
+    "clamp_min": "tl.where({0} < {s}, {s}, {0})",
+    "clamp_max": "tl.where({0} > {s}, {s}, {0})",
+    "neg": "-{0}",
+    "reciprocal": "{divide}(tl.full((), 1.0, {real}), {0})",
+    "sqrt": "{sqrt}({0})",
+    "abs": "tl.abs({0})",
+    "sign": "({0} > 0).to({real}) - ({0} < 0).to({real})",
+}
+
+# Triton has correctly rounded functions of their own in float32, where the plain ones are approximations.
+_FUNCTIONS = {
+    "tl.float32": {"real": "tl.float32", "divide": "tl.div_rn", "sqrt": "tl.sqrt_rn"},
+    "tl.float64": {"real": "tl.float64", "divide": "tl.fdiv", "sqrt": "tl.sqrt"},
+}
+
+_MODULE = """\
+'''
+{program}
+'''
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def update({arguments}):
+{body}
+
+
+@triton.jit(do_not_specialize=[{unspecialized}])
+def optizoo_update({parameters}):
+    block = blocks + 2 * tl.program_id(0)
+    row = table + {width} * tl.load(block).to(tl.int64)
+    start = tl.load(block + 1).to(tl.int64) * BLOCK
+    count = tl.load(row) - start
+{prologue}    if count >= BLOCK:
+        update({full})
+    else:
+        update({partial})
+"""
+
+
+def source(
+    program: Program,
+    param: str,
+    grad: str,
+    *,
+    homes: Sequence[int],
+    on_device: Sequence[int] = (),
+    unscale: bool = False,
+    found_inf: bool = False,
+) -> str:
+    """Return the Triton text of a program.
+
+    The kernel is ``optizoo_update(table, blocks, s0, s1, ..., [scale], [found_inf], ALIGNED, BLOCK)``:
+
+    * ``table`` has a row of int64 for every tensor: its number of elements, then a pointer for every column;
+    * ``blocks`` has a pair of int32 for every program of the launch: the tensor, and which block of it;
+    * the scalars follow, each a float or a pointer to one: a kernel does not depend on their values;
+    * ``scale`` and ``found_inf`` are pointers to one float;
+    * ``ALIGNED`` promises that all pointers of the table are multiples of 16, which makes the accesses wide.
+
+    Args:
+        program: What to compute.
+        param: Type of parameters and states, a key of :data:`TYPES`.
+        grad: Type of the gradients.
+        homes: For every output of the program the column that it is written to: the inputs are the first columns, and
+            new tensors follow them.
+        on_device: The scalars that the kernel reads from memory.
+        unscale: The gradient is divided by the value at ``scale`` when it is read.
+        found_inf: Nothing is written where the value at ``found_inf`` is not zero.
+    """
+    element, real = TYPES[param]
+    elements = {column: TYPES[grad][0] if name == "grad" else element for column, name in enumerate(program.inputs)}
+    columns = max([len(program.inputs) - 1, *homes]) + 1
+    count = sum(operation.scalar is not None for operation in program.operations)
+    scalars = [f"s{index}" for index in range(count)]
+    values = ["row", "start", "count", *scalars, *(["scale"] if unscale else [])]
+    body = _body(program, [elements.get(column, element) for column in range(columns)], real, homes, unscale)
+
+    parameters = ["table", "blocks"]
+    prologue = []
+    for index, name in enumerate(scalars):
+        # The annotation fixes the type of a number, which Triton would else pass as float32 at most.
+        parameters.append(name if index in on_device else f"{name}: {real}")
+        value = f"tl.load({name}).to({real})" if index in on_device else f"tl.full((), {name}, {real})"
+        prologue.append(f"{name} = {value}")
+    if unscale:
+        parameters.append("scale")
+        prologue.append(f"scale = tl.load(scale).to({real})")
+    if found_inf:
+        parameters.append("found_inf")
+        prologue.append("count = tl.where(tl.load(found_inf) != 0, 0, count)  # no element is left to update")
+    call = ", ".join(values)
+    return _MODULE.format(
+        program=program,
+        arguments=f"{call}, MASKED: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr",
+        body="\n".join(f"    {line}" for line in body),
+        # One compilation serves all addresses and numbers.
+        unspecialized=", ".join(repr(name.partition(":")[0]) for name in parameters),
+        parameters=", ".join([*parameters, "ALIGNED: tl.constexpr", "BLOCK: tl.constexpr"]),
+        width=columns + 1,
+        prologue="".join(f"    {line}\n" for line in prologue),
+        full=f"{call}, MASKED=False, ALIGNED=ALIGNED, BLOCK=BLOCK",
+        partial=f"{call}, MASKED=True, ALIGNED=ALIGNED, BLOCK=BLOCK",
+    )
+
+
+def _body(program: Program, elements: Sequence[str], real: str, homes: Sequence[int], unscale: bool) -> list[str]:
+    """Return the lines that update one block."""
+    lines = ["offsets = tl.arange(0, BLOCK)", "mask = (offsets < count) if MASKED else None"]
+    for column, element in enumerate(elements):
+        lines.append(f"p{column} = tl.load(row + {column + 1}).to(tl.pointer_type({element}))")
+    lines.append("if ALIGNED:")
+    lines += [f"    p{column} = tl.multiple_of(p{column}, 16)" for column in range(len(elements))]
+    for column, name in enumerate(program.inputs):
+        lines.append(f"v{column} = tl.load(p{column} + start + offsets, mask=mask).to({real})  # {name}")
+        if name == "grad" and unscale:
+            lines.append(f"v{column} = {_FUNCTIONS[real]['divide']}(v{column}, scale)")
+    for number, operation in enumerate(program.operations, start=len(program.inputs)):
+        lines.append(f"v{number} = {_expression(operation, real)}")
+    for (name, value), column in zip(program.outputs, homes, strict=True):
+        if value != column or column >= len(program.inputs):  # values and columns share numbers for the inputs only
+            lines.append(f"tl.store(p{column} + start + offsets, v{value}.to({elements[column]}), mask=mask)  # {name}")
+    return lines
+
+
+def _expression(operation: Operation, real: str) -> str:
+    operands = [f"v{operand}" for operand in operation.operands]
+    return _EXPRESSIONS[operation.word].format(*operands, s=f"s{operation.scalar}", **_FUNCTIONS[real])

@@ -1,0 +1,276 @@
+"""The fused backend on CUDA: the traced rule as one Triton kernel that updates all tensors of a bucket in one launch.
+
+Triton is imported when it is needed. With ``TRITON_INTERPRET=1`` in the environment of the process its interpreter runs
+the same kernels on tensors of the CPU: slow, and meant for tests.
+"""
+
+import hashlib
+import importlib.util
+import linecache
+import operator
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optizoo.backends import emit_triton
+from optizoo.backends.trace import Program
+
+BLOCK = 1024
+"""Elements that one program of a launch updates."""
+
+WARPS = 4
+"""Warps of a program: each thread has eight elements, two loads of 16 bytes in float32."""
+
+CAPABILITY = (8, 0)
+"""The oldest compute capability that Triton supports."""
+
+
+def launch(
+    program: Program,
+    scalars: Sequence[Any],
+    inputs: Sequence[Sequence[Tensor]],
+    outputs: Sequence[Sequence[Tensor]],
+    *,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+    memory: dict[str, Any] | None = None,
+) -> None:
+    """Execute ``program`` over lists of tensors on the current stream, without waiting for the device.
+
+    A launch can be captured in a CUDA graph; at a replay, the scalars that are tensors, ``grad_scale`` and
+    ``found_inf`` are read anew. A graph needs the memory of its launches as long as it is replayed, and the same launch
+    once before the capture, in which nothing can be compiled.
+
+    Args:
+        program: What to compute.
+        scalars: Its scalars: numbers, or 0-dim tensors, which are read on the device.
+        inputs: For every input of the program a list of tensors. Those of one list share their dtype, and the lists of
+            the parameter and the states share one. Tensors at one place of the lists share shape and strides and fill
+            their memory without gaps or overlap.
+        outputs: For every output of the program the tensors to write: those of the input of its name, or new ones.
+        grad_scale: One float32 by which gradients are divided as they are read.
+        found_inf: One float32; where it is not zero nothing is written.
+        memory: Kept by the caller between the launches of a bucket: what is already on the device. Needed in a capture.
+
+    Raises:
+        RuntimeError: A launch in a CUDA graph has no ``memory``.
+    """
+    device = inputs[0][0].device
+    homes, columns = _homes(program, inputs, outputs)
+    tables = _tables(columns, device, memory)
+    if not tables.programs:
+        return
+    values = [_argument(scalar, device) for scalar in scalars]
+    types = tuple(value.dtype if isinstance(value, Tensor) else None for value in values)
+    options = {"unscale": grad_scale is not None, "found_inf": found_inf is not None}
+    kernel = kernel_for(program, inputs[0][0].dtype, inputs[1][0].dtype, homes, types, **options)
+    extras = [extra for extra in (grad_scale, found_inf) if extra is not None]
+    kernel.run(device, tables, [*values, *extras])
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Return why Triton's kernels cannot run on ``device``, or ``None`` if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton"
+    if device.type == "cpu" and _interpreting():
+        return None
+    if device.type != "cuda":
+        return f"Triton's kernels run on CUDA, not on {device.type}"
+    return _unavailable_on(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@lru_cache
+def _unavailable_on(index: int) -> str | None:
+    capability = torch.cuda.get_device_capability(index)
+    if torch.version.hip is None and capability < CAPABILITY:
+        has, needs = (".".join(map(str, version)) for version in (capability, CAPABILITY))
+        return f"{torch.cuda.get_device_name(index)} has compute capability {has}; Triton needs {needs}"
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_device()  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:  # it builds itself with the machine's C compiler, and fails as that fails
+        return f"Triton's driver does not start ({str(error).strip().partition(chr(10))[0]})"
+    return None
+
+
+def _interpreting() -> bool:
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+def _argument(scalar: Any, device: torch.device) -> Any:
+    """Return a scalar as the kernel takes it: a float, or a tensor on ``device``."""
+    return scalar if isinstance(scalar, Tensor) and scalar.device == device else float(scalar)
+
+
+def _homes(
+    program: Program, inputs: Sequence[Sequence[Tensor]], outputs: Sequence[Sequence[Tensor]]
+) -> tuple[tuple[int, ...], list[Sequence[Tensor]]]:
+    """Return for every output the column that it is written to, and all columns: the inputs, then new tensors."""
+    columns = list(inputs)
+    homes = []
+    for (name, _), tensors in zip(program.outputs, outputs, strict=True):
+        home = program.inputs.index(name) if name in program.inputs else None
+        if home is None or not (tensors is inputs[home] or all(map(operator.is_, tensors, inputs[home]))):
+            home = len(columns)
+            columns.append(tensors)
+        homes.append(home)
+    return tuple(homes), columns
+
+
+# Kernels -------------------------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A kernel of Triton, compiled for each device when it first runs there.
+
+    Args:
+        text: The module of :func:`optizoo.backends.emit_triton.source`.
+    """
+
+    def __init__(self, text: str):
+        name = f"optizoo_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        # Triton asks `inspect` for the source of a kernel. Registered here, the text needs no file: nothing to write,
+        # to trust or to clean up. Triton keeps what it compiles in a cache of its own, whose key is the text.
+        linecache.cache[f"<{name}>"] = (len(text), None, text.splitlines(keepends=True), f"<{name}>")
+        namespace: dict[str, Any] = {"__name__": name}
+        exec(compile(text, f"<{name}>", "exec"), namespace)
+        self.function = namespace["optizoo_update"]
+        self._compiled: dict[tuple[torch.device, bool], Any] = {}
+
+    def run(self, device: torch.device, tables: "Tables", arguments: Sequence[Any]) -> None:
+        """Launch the kernel on the current stream of ``device``."""
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return self.run(device, tables, arguments)
+        grid = (tables.programs, 1, 1)
+        arguments = [tables.table, tables.blocks, *arguments, tables.aligned, BLOCK]
+        compiled = self._compiled.get((device, tables.aligned))
+        if compiled is None:
+            compiled = self.function[grid](*arguments, num_warps=WARPS, enable_fp_fusion=False)
+            if compiled is not None:  # the interpreter compiles nothing
+                self._compiled[device, tables.aligned] = compiled
+        else:  # the types of the arguments never change, so Triton need not look at them again
+            compiled[grid](*arguments)
+        return None
+
+
+@lru_cache(maxsize=1024)
+def kernel_for(
+    program: Program,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    homes: tuple[int, ...],
+    scalar_types: tuple[torch.dtype | None, ...],
+    *,
+    unscale: bool = False,
+    found_inf: bool = False,
+) -> Kernel:
+    """Return the kernel of a program.
+
+    Args:
+        program: What it computes.
+        dtype: Type of parameters and states.
+        grad_dtype: Type of the gradients.
+        homes: As in :func:`optizoo.backends.emit_triton.source`, like the other arguments.
+        scalar_types: For every scalar its type if it is a tensor, and ``None`` if it is a number.
+        unscale: It takes ``grad_scale``.
+        found_inf: It takes ``found_inf``.
+    """
+    text = emit_triton.source(
+        program,
+        str(dtype).removeprefix("torch."),
+        str(grad_dtype).removeprefix("torch."),
+        homes=homes,
+        on_device=[index for index, kind in enumerate(scalar_types) if kind is not None],
+        unscale=unscale,
+        found_inf=found_inf,
+    )
+    return Kernel(text)
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+class Tables(NamedTuple):
+    """What a launch reads to find its tensors. Never rewritten: a CUDA graph may read it at any replay.
+
+    Attributes:
+        device: Where they are.
+        lengths: Number of elements of every tensor of a column.
+        pointers: Addresses of all tensors, column by column.
+        table: For every tensor its number of elements and its address in each column.
+        blocks: For every program of a launch the tensor, and which block of it.
+        programs: Number of programs.
+        aligned: Whether all addresses are multiples of 16.
+        hosts: Pinned memory from which the two were copied: a captured copy reads it at every replay.
+    """
+
+    device: torch.device
+    lengths: list[int]
+    pointers: list[int]
+    table: Tensor
+    blocks: Tensor
+    programs: int
+    aligned: bool
+    hosts: list[Tensor]
+
+
+def _tables(columns: Sequence[Sequence[Tensor]], device: torch.device, memory: dict[str, Any] | None) -> Tables:
+    """Return the tables of ``columns``; nothing is copied to the device while tensors stay where they are."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if memory is None:
+        if capturing:
+            raise RuntimeError("launch in a CUDA graph needs `memory`, which the replays read; pass a dict and keep it")
+        memory = {}
+    lengths = [tensor.numel() for tensor in columns[0]]
+    pointers = [tensor.data_ptr() for column in columns for tensor in column]
+    tables: Tables | None = memory.get("tables")
+    if tables is None or tables.pointers != pointers or tables.lengths != lengths or tables.device != device:
+        tables = _made(lengths, pointers, device, tables, memory)
+        if not capturing:  # captured copies are made at the replay: a launch outside must not rely on them
+            memory["tables"] = tables
+    if capturing:
+        memory.setdefault("captured", []).append(tables)
+    elif device.type == "cuda" and "spare" not in memory:
+        memory["spare"] = _pinned(tables.table.shape, tables.table.dtype, device)
+    return tables
+
+
+def _made(
+    lengths: list[int], pointers: list[int], device: torch.device, known: Tables | None, memory: dict[str, Any]
+) -> Tables:
+    """Return new tables, of which the blocks are those of the ``known`` ones while no length has changed."""
+    rows = torch.empty((len(lengths), 1 + len(pointers) // len(lengths)), dtype=torch.int64, device="cpu")
+    rows[:, 0] = torch.tensor(lengths, dtype=torch.int64, device="cpu")
+    rows[:, 1:] = torch.tensor(pointers, dtype=torch.int64, device="cpu").view(-1, len(lengths)).t()
+    aligned = not bool((rows[:, 1:] & 15).any())
+    # Memory cannot be pinned in a capture, so some was set aside before it.
+    host = memory.pop("spare", None)
+    if host is None or host.shape != rows.shape:
+        host = _pinned(rows.shape, rows.dtype, device)
+    table = host.copy_(rows).to(device, non_blocking=True)
+    if known is not None and known.lengths == lengths and known.device == device:
+        return Tables(device, lengths, pointers, table, known.blocks, known.programs, aligned, [host, *known.hosts[1:]])
+    blocks = _blocks(rows[:, 0])
+    host_blocks = _pinned(blocks.shape, blocks.dtype, device).copy_(blocks)
+    moved = host_blocks.to(device, non_blocking=True)
+    return Tables(device, lengths, pointers, table, moved, len(blocks), aligned, [host, host_blocks])
+
+
+def _blocks(lengths: Tensor) -> Tensor:
+    """Return the tensor and the number of every block, in order: ``(blocks, 2)`` of int32."""
+    counts = (lengths + BLOCK - 1) // BLOCK
+    tensors = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), counts)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.stack([tensors, torch.arange(len(tensors), device="cpu") - first], dim=1).to(torch.int32)
+
+
+def _pinned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return memory of the host, from which copies to ``device`` run asynchronously."""
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")

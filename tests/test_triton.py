@@ -1,0 +1,615 @@
+"""The Triton kernels: on the CPU in Triton's interpreter, and on CUDA where there is a device."""
+
+import importlib.util
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optizoo import rules
+from optizoo.backends import emit_triton, foreach, fused_cuda, loop
+from optizoo.backends.trace import WORDS, Operation, Program, trace
+from optizoo.testing.ulp import identical
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton; none is installed")
+
+LENGTHS = (0, 1, 7, 1000, 1024, 5000)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DECAY: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05}
+ADAM = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "amsgrad": False, "bias_correction": True, "step": 3.0}
+DECOUPLED = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "decoupled_weight_decay": True, "step": 3.0}
+MOMENTUM = {**DECAY, "momentum": 0.9, "nesterov": True}
+RMSPROP = {**DECAY, "alpha": 0.99, "eps": 1e-4, "momentum": 0.0, "centered": False}
+
+# Name of a case -> the rule, for every state whether it exists, and its options.
+RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] = {
+    "sgd": (rules.sgd, {}, DECAY),
+    "momentum": (rules.momentum, {"momentum_buffer": True}, {**MOMENTUM, "dampening": 0.5, "nesterov": False}),
+    "momentum-first": (rules.momentum, {"momentum_buffer": False}, {**MOMENTUM, "dampening": 0.0}),
+    "momentum-first-plain": (
+        rules.momentum,
+        {"momentum_buffer": False},
+        {**MOMENTUM, "dampening": 0.0, "weight_decay": 0, "nesterov": False},
+    ),
+    "momentum-inside": (rules.momentum_lr_in_velocity, {"velocity": True}, MOMENTUM),
+    "rmsprop": (rules.rmsprop, {"square_avg": True, "momentum_buffer": False, "grad_avg": False}, RMSPROP),
+    "rmsprop-centered-momentum": (
+        rules.rmsprop,
+        {"square_avg": True, "momentum_buffer": True, "grad_avg": True},
+        {**RMSPROP, "momentum": 0.9, "centered": True},
+    ),
+    "adam": (rules.adam, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, ADAM),
+    "adam-amsgrad": (
+        rules.adam,
+        {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": True},
+        {**ADAM, "amsgrad": True},
+    ),
+    "adamw": (rules.adamw, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, ADAM),
+    "lion": (rules.lion, {"exp_avg": True}, {**DECAY, "betas": (0.9, 0.99)}),
+    "rprop": (
+        rules.rprop,
+        {"prev": True, "step_size": True},
+        {"etas": (0.5, 1.2), "step_sizes": (0.4, 0.9)},
+    ),
+    "adagrad": (rules.adagrad, {"sum": True}, {**DECAY, "lr_decay": 0.1, "eps": 1e-4, "step": 3.0}),
+    "adadelta": (rules.adadelta, {"square_avg": True, "acc_delta": True}, {**DECAY, "rho": 0.9, "eps": 1e-4}),
+    "adamax": (
+        rules.adamax,
+        {"exp_avg": True, "exp_inf": True},
+        {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "step": 3.0},
+    ),
+    "nadam": (
+        rules.nadam,
+        {"exp_avg": True, "exp_avg_sq": True},
+        {**DECOUPLED, "momentum_decay": 0.004, "mu_product": 0.1},
+    ),
+    "radam-early": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, DECOUPLED),
+    "radam": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, {**DECOUPLED, "step": 100.0}),
+}
+
+
+# Where a check runs --------------------------------------------------------------------------------------------------
+
+
+def _interpret() -> None:
+    """Prepare a process for Triton's interpreter, which changes Triton for the rest of the process."""
+    import numpy
+
+    os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+    numpy.seterr(all="ignore")  # lanes behind the end of a tensor compute with zeros
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[ProcessPoolExecutor]:
+    """A process that runs the kernels in Triton's interpreter."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_interpret) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def check(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Run a function of this module, whose first argument is the device, in the interpreter and on CUDA."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs Triton; none is installed")
+    if request.param == "cuda":
+        return lambda function, *arguments: function("cuda", *arguments)
+    pool: ProcessPoolExecutor = request.getfixturevalue("interpreter")
+    return lambda function, *arguments: pool.submit(function, "cpu", *arguments).result()
+
+
+Columns = dict[str, list[Tensor]]
+
+
+def make_columns(
+    names: tuple[str, ...], dtype: torch.dtype, device: str, *, grad_dtype: torch.dtype | None = None, odd: bool = False
+) -> Columns:
+    """Return tensors of every length for every name, states among them positive; ``odd`` puts them at odd addresses."""
+    generator = torch.Generator().manual_seed(0)
+    columns: Columns = {}
+    for name in names:
+        kind = grad_dtype if name == "grad" and grad_dtype else dtype
+        columns[name] = []
+        for length in LENGTHS:
+            if name in ("param", "grad"):
+                values = torch.randn(length, generator=generator, dtype=torch.float64)
+            else:
+                values = torch.rand(length, generator=generator, dtype=torch.float64) + 0.5
+                values *= 0.1 if name == "grad_avg" else 1  # a variance far from zero: v - ḡ² keeps its digits
+            memory = torch.empty(length + odd, dtype=kind, device=device)
+            columns[name].append(memory[int(odd) :].copy_(values))
+    return columns
+
+
+def copied(columns: Columns, dtype: torch.dtype | None = None) -> Columns:
+    return {
+        name: [tensor.to(dtype or tensor.dtype, copy=True) for tensor in column] for name, column in columns.items()
+    }
+
+
+def launched(program: Program, scalars: Any, columns: Columns, **arguments: Any) -> Columns:
+    """Launch in place, and return the columns with the new states beside them."""
+    columns = dict(columns)
+    for name, _ in program.outputs:
+        columns.setdefault(name, [torch.full_like(tensor, torch.nan) for tensor in columns["param"]])
+    inputs = [columns[name] for name in program.inputs]
+    fused_cuda.launch(program, scalars, inputs, [columns[name] for name, _ in program.outputs], **arguments)
+    return columns
+
+
+def looped(case: str, columns: Columns) -> Columns:
+    """Return the columns after one update of the loop, which is computed in their own type."""
+    rule, states, options = RULES[case]
+    expected = copied(columns)
+    existing: loop.Columns = {name: expected[name] if exists else None for name, exists in states.items()}
+    return expected | loop.update(rule, expected["param"], expected["grad"], existing, **options)
+
+
+def assert_close(actual: Columns, expected: Columns, before: Columns, ulps: int) -> None:
+    """Assert that values differ by at most ``ulps``, in units of the last place of old and new value together.
+
+    In a step towards zero a parameter keeps the rounding of the numbers that it came from.
+    """
+    assert actual.keys() == expected.keys()
+    for name, column in expected.items():
+        for index, (ours, theirs) in enumerate(zip(actual[name], column, strict=True)):
+            # What the new value was computed from; a state that the rule made comes from these two.
+            old = [before[key][index] for key in ([name] if name in before else ["param", "grad"])]
+            size = sum((tensor.to(theirs.dtype).abs() for tensor in old), theirs.abs())
+            spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
+            error = (ours.double() - theirs.double()).abs() / spacing.double()
+            assert not theirs.numel() or error.max() <= ulps, f"{name} {index}: {error.max():.1f} ulp"
+
+
+# Rules ---------------------------------------------------------------------------------------------------------------
+
+
+def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: torch.dtype | None, odd: bool) -> None:
+    rule, states, options = RULES[case]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, dtype, device, grad_dtype=grad_dtype, odd=odd)
+    real = torch.float64 if dtype is torch.float64 else torch.float32
+    expected = {
+        name: [tensor.to(dtype) for tensor in column] for name, column in looped(case, copied(columns, real)).items()
+    }
+    before = copied(columns)
+    actual = launched(program, scalars, columns)
+    assert all(torch.equal(now, then) for now, then in zip(actual["grad"], before["grad"], strict=True))
+    expected["grad"] = before["grad"]
+    # On the CPU torch multiplies and divides in another order than its CUDA kernels and ours.
+    assert_close(actual, expected, before, ulps=1 if dtype is not real else 3 if device == "cpu" else 2)
+
+
+def test_every_rule_has_a_case():
+    """The table of this module names every rule of the zoo."""
+    assert {rule for rule, _, _ in RULES.values()} == {
+        rule
+        for _, rule in inspect.getmembers(rules, inspect.isfunction)
+        if "param" in inspect.signature(rule).parameters
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", RULES)
+def test_rule_equals_loop(check, case, dtype):
+    """A step is that of the loop within 2 ulp (CPU: 3); in 16 bits that of the loop in float32, rounded to 16 once."""
+    check(rule_equals_loop, case, dtype, None, False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "grad_dtype"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.float32),
+    ],
+    ids=str,
+)
+def test_gradients_of_another_type(check, dtype, grad_dtype):
+    """Gradients may have a type of their own."""
+    check(rule_equals_loop, "adam", dtype, grad_dtype, False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_at_odd_addresses(check, dtype):
+    """Tensors need no alignment beyond that of their elements."""
+    check(rule_equals_loop, "adamw", dtype, None, True)
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+def correctly_rounded_root(values: Tensor) -> Tensor:
+    """Return the root as IEEE 754 has it, which torch's on the CPU is not always."""
+    import numpy
+
+    with numpy.errstate(invalid="ignore"):
+        return torch.from_numpy(numpy.sqrt(values.cpu().numpy())).to(values.device)
+
+
+# Word -> how many tensors it takes, and what it means of p, q, r and the number s.
+MEANINGS: dict[str, tuple[int, Callable[..., Tensor]]] = {
+    "add": (2, lambda p, q, s: p + s * q),
+    "add_scalar": (1, lambda p, s: p + s),
+    "sub": (2, lambda p, q, s: p - q),
+    "mul": (2, lambda p, q, s: p * q),
+    "mul_scalar": (1, lambda p, s: p * s),
+    "div": (2, lambda p, q, s: p / q),
+    "div_scalar": (1, lambda p, s: p / s),
+    "lerp": (2, lambda p, q, s: torch.lerp(p, q, s)),
+    "addcmul": (3, lambda p, q, r, s: p + s * q * r),
+    "addcdiv": (3, lambda p, q, r, s: p + s * (q / r)),
+    "maximum": (2, lambda p, q, s: torch.maximum(p, q)),
+    "minimum": (2, lambda p, q, s: torch.minimum(p, q)),
+    "clamp_min": (1, lambda p, s: p.clamp_min(s)),
+    "clamp_max": (1, lambda p, s: p.clamp_max(s)),
+    "neg": (1, lambda p, s: -p),
+    "reciprocal": (1, lambda p, s: 1 / p),
+    "sqrt": (1, lambda p, s: correctly_rounded_root(p)),
+    "abs": (1, lambda p, s: p.abs()),
+    "sign": (1, lambda p, s: p.sign()),
+}
+SPECIAL = (torch.nan, torch.inf, -torch.inf, 0.0, -0.0, -2.5, 3.0, 1e-40)
+
+# For the words that round more than once, the sum of the magnitudes that they add.
+SIZES: dict[str, Callable[..., Tensor]] = {
+    "add": lambda p, q, s: p.abs() + (s * q).abs(),
+    "lerp": lambda p, q, s: p.abs() + q.abs() + (s * (q - p)).abs(),
+    "addcmul": lambda p, q, r, s: p.abs() + (s * q * r).abs(),
+    "addcdiv": lambda p, q, r, s: p.abs() + (s * q / r).abs(),
+}
+
+
+def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> None:
+    count, meaning = MEANINGS[word]
+    inputs = ("param", "grad", "a")
+    index = None if WORDS[word] is None else 0
+    program = Program(inputs, (Operation(word, tuple(range(count)), index),), (("result", 3),))
+    columns = make_columns(inputs, dtype, device)
+    for number, name in enumerate(inputs):  # positive, so that sums lose no digits; then every special by every other
+        special = torch.tensor(SPECIAL, dtype=dtype, device=device)
+        pairs = special.repeat(len(special)) if number == 0 else special.repeat_interleave(len(special))
+        columns[name] = [*(tensor.abs() for tensor in columns[name]), pairs]
+    actual = launched(program, [scalar] if index == 0 else [], columns)["result"]
+    exact = float(torch.tensor(scalar, dtype=dtype))
+    for number, result in enumerate(actual):
+        operands = [columns[name][number].double() for name in inputs[:count]]
+        expected = meaning(*operands, s=exact).to(dtype)
+        if word in SIZES:
+            finite = expected.isfinite()
+            assert identical(result[~finite], expected[~finite])
+            error = (result.double() - expected.double()).abs()
+            allowed = 2 * torch.finfo(dtype).eps * SIZES[word](*operands, s=exact)
+            assert bool((error <= allowed)[finite].all())
+        else:
+            assert identical(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("word", "scalar"),
+    [(word, scalar) for word, name in WORDS.items() for scalar in ((0.1, 0.7, -3.0, 1.0) if name else (0.0,))],
+)
+def test_word_means_what_torch_means(check, word, dtype, scalar):
+    """A word rounds its exact value once, the composed ones within 2 ulp, and treats NaN as torch does."""
+    check(word_means, word, dtype, scalar)
+
+
+def random_program(seed: int) -> tuple[Program, list[float]]:
+    """Return a program of random words, operands and outputs."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator))
+
+    inputs = ("param", "grad", "a", "b")
+    operations: list[Operation] = []
+    scalars: list[float] = []
+    for number in range(len(inputs), len(inputs) + 12):
+        word = list(WORDS)[draw(len(WORDS))]
+        index = None
+        if WORDS[word] is not None:
+            index = len(scalars)
+            scalars.append(draw(33) / 16 - 1)
+        operations.append(Operation(word, tuple(draw(number) for _ in range(MEANINGS[word][0])), index))
+    last = len(inputs) + len(operations)
+    outputs = tuple((name, last - 1 - draw(last)) for name in ("param", "a", "b", "new"))
+    return Program(inputs, tuple(operations), outputs), scalars
+
+
+def random_program_equals_foreach(device: str, seed: int) -> None:
+    program, scalars = random_program(seed)
+    columns = make_columns(program.inputs, torch.float64, device)
+    reference = copied(columns)
+    results = foreach.replay(program, scalars, [reference[name] for name in program.inputs], in_place=False)
+    actual = launched(program, scalars, columns)
+    for (name, _), expected in zip(program.outputs, results, strict=True):
+        for ours, theirs in zip(actual[name], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_any_program_is_computed(check, seed):
+    """Programs of random words, whose outputs trade places, give in float64 what the foreach backend gives."""
+    check(random_program_equals_foreach, seed)
+
+
+# Scalars on the device, scaled gradients -----------------------------------------------------------------------------
+
+
+def numbers_on_the_device(device: str, dtype: torch.dtype, scalar_type: torch.dtype) -> None:
+    rule, states, options = RULES["adam"]
+    program, scalars = trace(rule, states, **options)
+    kept = [float(torch.tensor(scalar, dtype=scalar_type)) for scalar in scalars]
+    columns = make_columns(program.inputs, dtype, device)
+    expected = launched(program, kept, copied(columns))
+    # Some on the device, some not: with lr and step there, 1 - β₁ is still a number.
+    mixed = [
+        torch.tensor(scalar, dtype=scalar_type, device=device) if index % 2 else scalar
+        for index, scalar in enumerate(kept)
+    ]
+    actual = launched(program, mixed, columns)
+    for name, column in expected.items():
+        assert all(map(torch.equal, actual[name], column)), name
+
+
+@pytest.mark.parametrize("scalar_type", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_numbers_on_the_device(check, dtype, scalar_type):
+    """Scalars that are tensors give the same bits as the numbers in them."""
+    check(numbers_on_the_device, dtype, scalar_type)
+
+
+def a_new_number_needs_no_new_kernel(device: str) -> None:
+    program, _ = trace(rules.sgd, {}, lr=0.1, weight_decay=0.0)
+    columns = make_columns(program.inputs, torch.float64, device)
+    expected = copied(columns)
+    for number in (0.1, 1.0, 1, 0, 1e-300):
+        launched(program, [number], columns)
+        before = copied(expected)
+        for param, grad in zip(expected["param"], expected["grad"], strict=True):
+            param.add_(grad, alpha=number)
+        assert_close(columns, expected, before, ulps=1)
+        columns["param"] = copied(expected)["param"]
+    kernel = fused_cuda.kernel_for(program, torch.float64, torch.float64, (0,), (None,), unscale=False, found_inf=False)
+    assert len(kernel._compiled) == (device == "cuda")
+
+
+def test_a_new_number_needs_no_new_kernel(check):
+    """One kernel serves all values of a scalar, also whole ones, in full float64 precision."""
+    check(a_new_number_needs_no_new_kernel)
+
+
+def scaled_gradients(device: str, dtype: torch.dtype) -> None:
+    rule, states, options = RULES["adam-amsgrad"]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, dtype, device)
+    before = copied(columns)
+    expected = launched(program, scalars, copied(columns))
+    columns["grad"] = [grad * 4 for grad in columns["grad"]]
+    gradients = copied(columns)["grad"]
+    scale = torch.tensor(4.0, device=device)
+
+    launched(program, scalars, columns, grad_scale=scale, found_inf=torch.ones(1, device=device))
+    for name in ("param", *states):
+        assert all(map(torch.equal, columns[name], before[name])), name
+
+    launched(program, scalars, columns, grad_scale=scale, found_inf=torch.zeros(1, device=device))
+    for name in ("param", *states):
+        assert all(map(torch.equal, columns[name], expected[name])), name
+    assert all(map(torch.equal, columns["grad"], gradients))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_scaled_gradients(check, dtype):
+    """Gradients are divided by the scale but never written; where an infinite one was found, nothing is written."""
+    check(scaled_gradients, dtype)
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def tables_are_kept(device: str) -> None:
+    rule, states, options = RULES["momentum"]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, torch.float32, device)
+    reference = copied(columns)
+    memory: dict[str, Any] = {}
+
+    def step() -> fused_cuda.Tables:
+        launched(program, scalars, columns, memory=memory)
+        launched(program, scalars, reference)
+        for name in reference:
+            assert all(map(torch.equal, columns[name], reference[name])), name
+        return memory["tables"]
+
+    first = step()
+    assert first.aligned
+    assert step() is first
+    columns["grad"][3] = columns["grad"][3].clone()  # a new gradient
+    moved = step()
+    assert moved is not first
+    assert moved.blocks is first.blocks
+    assert step() is moved
+    for name in columns:  # the same addresses, fewer elements
+        columns[name][5], reference[name][5] = columns[name][5][:10], reference[name][5][:10]
+    shorter = step()
+    assert shorter.aligned
+    assert shorter.programs == first.programs - 4
+    columns["param"].append(torch.ones(3, device=device))  # another parameter
+    reference["param"].append(torch.ones(3, device=device))
+    for name in ("grad", *states):
+        columns[name].append(torch.ones(3, device=device))
+        reference[name].append(torch.ones(3, device=device))
+    assert step().programs == shorter.programs + 1
+    columns["grad"][1] = reference["grad"][1] = torch.ones(2, device=device)[1:]  # no multiple of 16
+    assert not step().aligned
+
+
+def test_tables_are_kept(check):
+    """Pointers are copied to the device when a tensor moved, changed its length or joined, and not otherwise."""
+    check(tables_are_kept)
+
+
+def nothing_to_do(device: str) -> None:
+    program, scalars = trace(rules.sgd, {}, **DECAY)
+    columns = {name: [torch.empty(0, device=device), torch.empty(3, 0, device=device)] for name in program.inputs}
+    launched(program, scalars, columns)
+
+
+def test_nothing_to_do(check):
+    """Tensors without elements need no launch."""
+    check(nothing_to_do)
+
+
+def test_blocks_cover_every_element():
+    """Every tensor is cut into blocks, the last of which may be partial; empty ones have none."""
+    lengths = [0, 1, fused_cuda.BLOCK, fused_cuda.BLOCK + 1, 0]
+    blocks = fused_cuda._blocks(torch.tensor(lengths))
+    assert blocks.tolist() == [[1, 0], [2, 0], [3, 0], [3, 1]]
+    assert blocks.dtype is torch.int32
+
+
+# Without a device ----------------------------------------------------------------------------------------------------
+
+
+def test_every_word_has_an_expression():
+    """The emitter knows the whole vocabulary."""
+    assert WORDS.keys() <= emit_triton._EXPRESSIONS.keys()
+
+
+def test_unavailable_says_why():
+    """Without the interpreter the kernels do not run on the CPU, nor on a device that is not CUDA."""
+    reason = "not on|not installed"
+    assert re.search(reason, fused_cuda.unavailable(torch.device("cpu")) or "")
+    assert re.search(reason, fused_cuda.unavailable(torch.device("meta")) or "")
+
+
+def test_unavailable_without_triton(monkeypatch):
+    """Where Triton is missing, the reason names the remedy."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert fused_cuda.unavailable(torch.device("cuda", 0)) == "Triton is not installed: pip install triton"
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_machine_code(monkeypatch, tmp_path, dtype, aligned):
+    """For an H100, accesses are 16 bytes wide where addresses allow it, and division and root correctly rounded."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rule, states, options = RULES["adam-amsgrad"]
+    program, scalars = trace(rule, states, **options)
+    text = emit_triton.source(program, dtype, dtype, homes=(0, 2, 3, 4), on_device=[0], unscale=True, found_inf=True)
+    function = fused_cuda.Kernel(text).function
+    types = {"table": "*i64", "blocks": "*i32", "s0": "*fp32", "scale": "*fp32", "found_inf": "*fp32"}
+    types |= {f"s{index}": "fp64" if dtype == "float64" else "fp32" for index in range(1, len(scalars))}
+    types |= {"ALIGNED": "constexpr", "BLOCK": "constexpr"}
+    assert {each.annotation_type for each in function.params if each.name in ("s1", "s2")} == {types["s1"]}
+    signature = {name: types[name] for name in function.arg_names}
+    numbers = {"ALIGNED": aligned, "BLOCK": fused_cuda.BLOCK}
+    source = ASTSource(function, signature, constexprs=numbers)
+    options = {"num_warps": fused_cuda.WARPS, "enable_fp_fusion": False}
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    assert aligned == bool(re.search(r"ld\.global\S*\.v[24]\.", code))
+    assert aligned == bool(re.search(r"st\.global\S*\.v[24]\.", code))
+    bits = 64 if dtype == "float64" else 32
+    assert set(re.findall(r"\b((?:div|sqrt)\.\S+)", code)) == {f"div.rn.f{bits}", f"sqrt.rn.f{bits}"}
+
+
+# CUDA only -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_cuda_graph_reads_lr_on_the_device():
+    """A captured step follows a schedule that fills lr.
+
+    Its gradients may be made in the capture, and other launches come between its replays.
+    """
+    lr = torch.tensor(0.5, device="cuda")
+    params = [torch.ones(3000, device="cuda"), torch.ones(5, device="cuda")]
+    static = [torch.full_like(param, 2.0) for param in params]
+    memory: dict[str, Any] = {}
+
+    def step(grads: list[Tensor]) -> None:
+        program, scalars = trace(rules.sgd, {}, lr=lr, weight_decay=0)
+        fused_cuda.launch(program, scalars, [params, grads], [params], memory=memory)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert all(bool((param == 0).all()) for param in params)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step([grad * 2 for grad in static])
+        step(static)
+    expected = 0.0
+    for value in (0.5, 0.25, 1.0):
+        lr.fill_(value)
+        graph.replay()
+        expected -= value * 6
+        assert all(bool((param == expected).all()) for param in params)
+        step([grad.clone() for grad in static])
+        expected -= value * 2
+        assert all(bool((param == expected).all()) for param in params)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_capture_needs_memory():
+    """A captured launch without memory raises: its tables would be freed before a replay."""
+    params, grads = [torch.ones(3, device="cuda")], [torch.ones(3, device="cuda")]
+    program, scalars = trace(rules.sgd, {}, **DECAY)
+    with (
+        pytest.raises(RuntimeError, match="pass a dict and keep it"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        fused_cuda.launch(program, scalars, [params, grads], [params])
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_launch_does_not_wait_for_the_device():
+    """Neither a launch nor a new table synchronises."""
+    rule, states, options = RULES["adam"]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, torch.float32, "cuda")
+    memory: dict[str, Any] = {}
+    launched(program, scalars, columns, memory=memory)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        columns["grad"] = [grad.clone() for grad in columns["grad"]]
+        launched(program, [torch.zeros((), device="cuda"), *scalars[1:]], columns, memory=memory)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_more_than_two_to_the_31_elements():
+    """Offsets are 64 bits wide."""
+    length = 2**31 + 1025
+    if torch.cuda.mem_get_info()[0] < 3 * 2 * length:
+        pytest.skip("needs 13 GB of free device memory")
+    param = torch.zeros(length, dtype=torch.bfloat16, device="cuda")
+    grad = torch.ones(length, dtype=torch.bfloat16, device="cuda")
+    program, scalars = trace(rules.sgd, {}, lr=0.5, weight_decay=0)
+    fused_cuda.launch(program, scalars, [[param], [grad]], [[param]])
+    for part in (param[:1025], param[2**31 - 1025 : 2**31 + 1], param[-1025:]):
+        assert bool((part == -0.5).all())
+    assert float(param.min()) == float(param.max()) == -0.5
