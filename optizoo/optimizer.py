@@ -395,11 +395,11 @@ class RuleOptimizer(Optimizer):
         on = tuple(name for name in switches if name not in off)
         states, zeros, made_by_rule = _states(rule, on, off)
         pairs = list(pairs)
-        on_device = _on_device(group, pairs[0][0]) if pairs else False
-        if on_device and self.counts_steps:
-            self._share_counters(own, pairs)
+        if self.counts_steps and not torch.compiler.is_compiling():
+            self._share_counters(own, [param for param, _ in pairs if _on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
         for param, grad in pairs:
+            on_device = _on_device(group, param)
             if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(
                     "a step that a CUDA graph captures would repeat today's step and lr for ever; set capturable=True"
@@ -455,17 +455,19 @@ class RuleOptimizer(Optimizer):
         start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
         return torch.full_like(param, start, memory_format=torch.preserve_format)
 
-    def _share_counters(self, group: Mapping[str, Any], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _share_counters(self, group: Mapping[str, Any], params: Sequence[Tensor]) -> None:
         """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
 
         On a device the counter cannot be read to see who steps together: those with the same tensor do.
         """
+        if not params:
+            return
         users: dict[int, int] = {}
         for param in group["params"]:
             counter = self.state.get(param, {}).get("step")
             users[id(counter)] = users.get(id(counter), 0) + 1
         stepping: dict[tuple, list[dict[str, Any]]] = {}
-        for param, _ in pairs:
+        for param in params:
             store = self.state[param]
             stepping.setdefault((param.device, id(store.get("step"))), []).append(store)
         for (device, counter), stores in stepping.items():

@@ -10,11 +10,14 @@ param <- %3
 (0.01, -0.1)
 """
 
+import inspect
 import math
 import operator
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -207,10 +210,8 @@ def _run(
     try:
         results = rule(param, -grad if maximize else grad, *state, **options)
     except (AttributeError, TypeError) as error:
-        if isinstance(error, TraceError):
-            raise
         raise TraceError(
-            f"rule {rule.__name__!r} cannot be traced ({error}); foreach=False runs it as it is"
+            f"rule {rule.__name__!r} cannot be traced: {error}{_place(rule, error)}; foreach=False runs it as it is"
         ) from error
     check_results(rule, results, names)
     outputs = []
@@ -222,6 +223,15 @@ def _run(
                 f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors"
             )
     return Program(tuple(recorder.inputs), tuple(recorder.operations), tuple(outputs))
+
+
+def _place(rule: Callable[..., tuple], error: Exception) -> str:
+    """Return file, line and text of the place in the rule from which an error came."""
+    code = getattr(inspect.unwrap(rule), "__code__", None)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
 class _Recorder:
@@ -461,4 +471,6 @@ class Expr:
         raise TraceError("a rule may not branch on a tensor; branch on hyper-parameters, or use maximum and clamp_min")
 
     def __getattr__(self, name):
-        raise TraceError(f"{name!r} is not a word of the rules; they know {', '.join(WORDS)} and the operators + - * /")
+        pure = f"; rules write nothing in place, {name[:-1]!r} returns the result" if name.rstrip("_") in WORDS else ""
+        known = ", ".join(word for word in WORDS if not word.endswith("_scalar"))
+        raise TraceError(f"{name!r} is not a word of the rules, which know {known} and the operators + - * /{pure}")

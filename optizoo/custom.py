@@ -1,0 +1,149 @@
+"""A rule of your own: from a function to an optimizer that has everything the zoo has."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optizoo.backends.trace import trace
+from optizoo.optimizer import Rule, RuleOptimizer, schema
+from optizoo.validation import Check, did_you_mean, flag, number
+
+# Options of every optimizer, with their defaults.
+_COMMON: dict[str, Any] = {
+    "maximize": False,
+    "foreach": None,
+    "differentiable": False,
+    "fused": None,
+    "capturable": False,
+}
+
+
+def from_rule(rule: Rule, name: str, **defaults: Any) -> type[RuleOptimizer]:
+    """Make an optimizer of a rule: loop, foreach and fused on CPU and GPU, checkpoints, schedules, proofs.
+
+    The rule has the form of those in :mod:`optizoo.rules`: ``(param, grad, *state, **options) -> (param, *state)``, a
+    pure function whose states stand in its signature, and whose words tensors and traced expressions both know. A state
+    without default starts as zeros, one with the default ``None`` is made by the rule. ``step`` is given to a rule that
+    names it.
+
+    Args:
+        rule: The update of one parameter.
+        name: Name of the class. Assigned to a variable of that name in its module, its instances can be pickled.
+        **defaults: Values of the hyper-parameters that the rule names, ``lr`` among them; those left out have the
+            defaults in the signature of the rule. Their kinds are checked everywhere: a finite number from 0, a truth
+            value, or a tuple of numbers.
+
+    Returns:
+        A class with the constructor ``(params, lr=..., ..., *, maximize, foreach, differentiable, fused, capturable)``.
+
+    Raises:
+        TraceError: The rule leaves the vocabulary; the message names the operation and its line.
+        TypeError: ``rule`` has another form, or a default another kind.
+        ValueError: A hyper-parameter has no default, a default no hyper-parameter, or ``name`` is no name.
+
+    Example:
+        >>> import torch, optizoo
+        >>> def lion(param, grad, exp_avg, *, lr, betas, weight_decay):
+        ...     direction = exp_avg.lerp(grad, 1 - betas[0]).sign()
+        ...     param = (param * (1 - lr * weight_decay)).add(direction, alpha=-lr)
+        ...     return param, exp_avg.lerp(grad, 1 - betas[1])
+        >>> Lion = optizoo.from_rule(lion, name="Lion", lr=1e-4, betas=(0.9, 0.99), weight_decay=0)
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = Lion([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([ 0.9000, -1.9000])
+    """
+    options = _options(rule, name, defaults)
+    checks = {option: _check(option, value) for option, value in options.items()}
+    for option, value in options.items():
+        checks[option](option, value)
+    declared = schema(rule)
+    step = {"step": 1.0} if declared.names_step else {}
+    trace(rule, declared.states, **options, **step)
+
+    class FromRule(RuleOptimizer):
+        counts_steps = declared.names_step
+
+        def __init__(self, params: Any, *args: Any, **keywords: Any):
+            given = _bound(type(self), params, args, keywords)
+            super().__init__(given.pop("params"), given)
+
+        def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+            return rule
+
+    FromRule.checks = {option: check for option, check in checks.items() if option != "lr"}
+    FromRule.__name__ = FromRule.__qualname__ = name
+    FromRule.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
+    FromRule.__doc__ = inspect.getdoc(rule) or f"The optimizer of the rule {rule.__name__!r}."
+    FromRule.__signature__ = _signature(options)  # pyright: ignore[reportAttributeAccessIssue]
+    return FromRule
+
+
+def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyper-parameters of the rule with their defaults, ``lr`` first."""
+    if not callable(rule):
+        raise TypeError(f"rule must be a function (param, grad, *state, **options), not {rule!r}")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"name = {name!r} cannot name a class; give a Python identifier")
+    parameters = list(inspect.signature(rule).parameters.values())
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    form = "(param, grad, *state names, keyword-only options)"
+    title = getattr(rule, "__name__", repr(rule))
+    if len(positional) < 2 or len(positional) + len(keywords) < len(parameters):
+        raise TypeError(f"rule {title!r} must have the form {form}; it has {inspect.signature(rule)}")
+    if any(p.default not in (p.empty, None) for p in positional):
+        raise TypeError(f"a state of rule {title!r} can only have the default None: the rule makes it")
+    keywords.pop("step", None)
+    for option in _COMMON.keys() & keywords.keys():
+        raise ValueError(f"rule {title!r} names {option!r}, which every optimizer has already; give it another name")
+    for option, value in defaults.items():
+        if option not in keywords:
+            remedy = did_you_mean(option, keywords)
+            raise ValueError(f"rule {title!r} has no hyper-parameter {option!r} = {value!r}; {remedy}")
+    options = {option: defaults.get(option, default) for option, default in keywords.items()}
+    missing = [option for option, value in options.items() if value is inspect.Parameter.empty]
+    if missing:
+        example = f"from_rule({title}, name={name!r}, {missing[0]}=...)"
+        raise ValueError(f"the hyper-parameters {', '.join(missing)} of rule {title!r} have no default; give {example}")
+    if "lr" not in options:
+        raise ValueError(f"rule {title!r} does not name lr, which schedules set; name it as a keyword-only argument")
+    return {"lr": options.pop("lr"), **options}
+
+
+def _check(option: str, default: Any) -> Check:
+    """Return the check for values of the kind of a default."""
+    if isinstance(default, bool):
+        return flag
+    if not isinstance(default, (tuple, list)):
+        return number()
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (tuple, list)) or len(value) != len(default):
+            raise TypeError(f"Invalid {name} value: {value!r}; {name} must be a tuple of {len(default)} numbers")
+        return tuple(number()(f"{name}[{index}]", item) for index, item in enumerate(value))
+
+    return check
+
+
+def _signature(options: Mapping[str, Any]) -> inspect.Signature:
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("params", kinds[0])]
+    parameters += [inspect.Parameter(option, kinds[0], default=value) for option, value in options.items()]
+    parameters += [inspect.Parameter(option, kinds[1], default=value) for option, value in _COMMON.items()]
+    return inspect.Signature(parameters)
+
+
+def _bound(kind: Callable[..., Any], params: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor by name, defaults included."""
+    signature = inspect.signature(kind)
+    for option, value in keywords.items():
+        if option not in signature.parameters:
+            known = [known for known in signature.parameters if known != "params"]
+            raise TypeError(f"Unknown option {option!r} = {value!r} of {kind.__name__}; {did_you_mean(option, known)}")
+    bound = signature.bind(params, *args, **keywords)
+    bound.apply_defaults()
+    return dict(bound.arguments)
