@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optizoo.backends.trace import trace
+from optizoo.backends.trace import LOOP_REMEDY, TraceError, trace
 from optizoo.optimizer import Rule, RuleOptimizer, schema
 from optizoo.validation import Check, did_you_mean, flag, number
 
@@ -19,7 +19,7 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def from_rule(rule: Rule, name: str, **defaults: Any) -> type[RuleOptimizer]:
+def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptimizer]:
     """Make an optimizer of a rule: loop, foreach and fused on CPU and GPU, checkpoints, schedules, proofs.
 
     The rule has the form of those in :mod:`optizoo.rules`: ``(param, grad, *state, **options) -> (param, *state)``, a
@@ -57,12 +57,15 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> type[RuleOptimizer]:
         tensor([ 0.9000, -1.9000])
     """
     options = _options(rule, name, defaults)
-    checks = {option: _check(option, value) for option, value in options.items()}
+    checks = {option: _check(value) for option, value in options.items()}
     for option, value in options.items():
         checks[option](option, value)
     declared = schema(rule)
     step = {"step": 1.0} if declared.names_step else {}
-    trace(rule, declared.states, **options, **step)
+    try:
+        trace(rule, declared.states, **options, **step)
+    except TraceError as error:
+        raise TraceError(str(error).removesuffix(LOOP_REMEDY)) from error
 
     class FromRule(RuleOptimizer):
         counts_steps = declared.names_step
@@ -114,7 +117,7 @@ def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, An
     return {"lr": options.pop("lr"), **options}
 
 
-def _check(option: str, default: Any) -> Check:
+def _check(default: Any) -> Check:
     """Return the check for values of the kind of a default."""
     if isinstance(default, bool):
         return flag

@@ -195,7 +195,7 @@ def test_what_cannot_be_traced_says_what_to_do():
     def rule(param, grad, *, lr):
         return (param.add(grad, alpha=lr.as_integer_ratio()[0]),)
 
-    with pytest.raises(TraceError, match=r"'rule' cannot be traced .* foreach=False runs it as it is"):
+    with pytest.raises(TraceError, match=r"'rule' cannot be traced: .*; foreach=False runs it as it is"):
         trace(rule, {}, lr=0.1)
 
 

@@ -49,6 +49,9 @@ WORDS: dict[str, str | None] = {
 }
 
 
+LOOP_REMEDY = "; foreach=False runs it as it is"
+
+
 class TraceError(TypeError):
     """A rule did something that only the loop backend can follow."""
 
@@ -211,7 +214,7 @@ def _run(
         results = rule(param, -grad if maximize else grad, *state, **options)
     except (AttributeError, TypeError) as error:
         raise TraceError(
-            f"rule {rule.__name__!r} cannot be traced: {error}{_place(rule, error)}; foreach=False runs it as it is"
+            f"rule {rule.__name__!r} cannot be traced: {error}{_place(rule, error)}{LOOP_REMEDY}"
         ) from error
     check_results(rule, results, names)
     outputs = []
@@ -228,10 +231,9 @@ def _run(
 def _place(rule: Callable[..., tuple], error: Exception) -> str:
     """Return file, line and text of the place in the rule from which an error came."""
     code = getattr(inspect.unwrap(rule), "__code__", None)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename
-    ]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
 
 
 class _Recorder:
