@@ -61,7 +61,7 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     for option, value in options.items():
         checks[option](option, value)
     declared = schema(rule)
-    step = {"step": 1.0} if declared.names_step else {}
+    step: dict[str, Any] = {"step": 1.0} if declared.names_step else {}
     try:
         trace(rule, declared.states, **options, **step)
     except TraceError as error:

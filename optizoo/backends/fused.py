@@ -111,7 +111,7 @@ def update(
         homes = {**dict(zip(program.inputs, inputs, strict=True)), **made}
         outputs = [homes[name] for name, _ in program.outputs]
         scaling = {"grad_scale": grad_scale, "found_inf": found_inf}
-        fused_cuda.launch(program, scalars, inputs, outputs, **scaling, memory={} if memory is None else memory)
+        fused_cuda.launch(program, scalars, inputs, outputs, **scaling, memory=memory)
     else:
         kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
         launch = Launch(kernel, [*inputs, *made.values()])
