@@ -479,3 +479,42 @@ def test_subclass_that_overrides_step_with_hooks_still_counts_once():
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
     run(optimizer, range(3))
     assert optimizer.state[params[0]]["step"].item() == 3.0
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "adagrad"])
+def test_counters_on_a_device_are_shared(name):
+    """Where counters stay on the device, parameters that step together share them, and part when one stays behind.
+
+    A checkpoint has separate ones, as torch adds to each; equal ones are shared again when it is loaded.
+    """
+    params = [Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = optizoo.create(name, params, capturable=True)
+
+    def step(present: list[bool]) -> None:
+        for param, there in zip(params, present, strict=True):
+            param.grad = torch.ones(2) if there else None
+        optimizer.step()
+
+    def counts(state: dict) -> tuple[list[float], int]:
+        counters = [store["step"] for store in state.values()]
+        return [counter.item() for counter in counters], len({id(counter) for counter in counters})
+
+    step([True, True, True])
+    assert counts(optimizer.state) == ([1, 1, 1], 3 if name == "adagrad" else 1)
+    step([True, False, True])
+    assert counts(optimizer.state)[0] == [2, 1, 2]
+    step([True, True, True])
+    assert counts(optimizer.state)[0] == [3, 2, 3]
+    assert counts(optimizer.state_dict()["state"]) == ([3, 2, 3], 3)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert counts(optimizer.state) == ([3, 2, 3], 2)
+    step([True, True, True])
+    assert counts(optimizer.state) == ([4, 3, 4], 2)
+
+    plain = [Parameter(torch.ones(2)) for _ in range(3)]
+    twin = optizoo.create(name, plain)
+    for present in ([True] * 3, [True, False, True], [True] * 3, [True] * 3):
+        for param, there in zip(plain, present, strict=True):
+            param.grad = torch.ones(2) if there else None
+        twin.step()
+    torch.testing.assert_close(params, plain)
