@@ -523,6 +523,21 @@ class RuleOptimizer(Optimizer):
             seen.add(id(step))
         return saved
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this class or of its torch namesake; see :meth:`__setstate__` for what is kept.
+
+        Raises:
+            TypeError: An option in the checkpoint has the wrong type.
+            ValueError: An option is out of range or unknown, or groups or parameters do not match in number.
+        """
+        super().load_state_dict(state_dict)
+        # torch casts every state but `step` to the type of the parameter, which a number like `mu_product` is not in.
+        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        params = (param for group in self.param_groups for param in group["params"])
+        for key, param in zip(keys, params, strict=False):
+            for name in self.products.keys() & state_dict["state"].get(key, {}).keys():
+                self.state[param][name].copy_(state_dict["state"][key][name])
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
 

@@ -63,6 +63,21 @@ def test_resume(name, options):
     assert_same_state(second, whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_numbers_beside_the_step_keep_their_type(dtype):
+    """A checkpoint of NAdam goes on to the bit in every type (torch rounds ``mu_product`` to that of the parameter)."""
+    whole, first = optizoo.NAdam(parameters(dtype)), optizoo.NAdam(parameters(dtype))
+    run(whole, range(10))
+    run(first, range(5))
+    second = optizoo.NAdam(first.param_groups[0]["params"])
+    second.load_state_dict(through_a_file(first.state_dict()))
+    run(second, range(5, 10))
+    assert_same_state(second, whole)
+    theirs = torch.optim.NAdam(first.param_groups[0]["params"])
+    theirs.load_state_dict(first.state_dict())
+    assert theirs.state[first.param_groups[0]["params"][0]]["mu_product"].dtype == dtype
+
+
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_loading_shares_no_tensor(name, options):
     """Two optimizers that load one checkpoint stay apart (torch lets them share tensors: #196083)."""

@@ -9,6 +9,8 @@ from torch.nn import Parameter
 
 from optizoo.backends import foreach, fused, loop
 
+UNPROVEN = "the Triton kernel has no record of a proof on a GPU yet, and is taken with fused=True only"
+
 # Tensor types whose memory and lists the backends may use; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
 
@@ -42,6 +44,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
     """
     may_fuse = group["fused"] or (group["fused"] is None and group["foreach"] is None)
     obstacle = fused_obstacle(group, param, grad, states) if may_fuse else "it is not asked for"
+    if obstacle is None and param.is_cuda and not group["fused"]:
+        obstacle = UNPROVEN
     if group["fused"]:
         if obstacle is not None:
             raise RuntimeError(f"fused=True cannot be honoured: {obstacle}; use fused=None, which chooses what can")

@@ -412,11 +412,16 @@ def _ulp_text(cells: Sequence[Result], when: str) -> str:
 
 
 def as_json(results: Sequence[Result], device: torch.device | str) -> dict[str, Any]:
-    """Return the results with what they depend on, for a JSON file; unmeasured distances are ``null``."""
+    """Return the results with what they depend on, for a JSON file; a cell leaves out what says nothing.
+
+    That is distances that were not measured, no message, and no NaN of torch's.
+    """
+    empty = {"message": "", "torch_nan": 0}
     cells = [
         {
-            key: None if isinstance(value, float) and math.isnan(value) else value
+            key: value
             for key, value in asdict(result).items()
+            if not (isinstance(value, float) and math.isnan(value)) and not (key in empty and value == empty[key])
         }
         for result in results
     ]
