@@ -78,7 +78,7 @@ TORCH_FUSED = [
 
 @pytest.mark.parametrize(("name", "options"), TORCH_FUSED, ids=str)
 def test_as_near_to_the_truth_as_torchs_own_kernel(name, options):
-    """Over 100 steps the error of float32 against float64 is that of ``torch.optim``'s fused kernel, where it has one."""
+    """Over 100 steps the error of float32 against float64 is that of torch's fused kernel, where it has one."""
     makers = {
         "ours": (torch.float32, lambda params: optizoo.create(name, params, fused=True, **options)),
         "torch": (torch.float32, lambda params: torch_twin(name, params, fused=True, **options)),
