@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -153,6 +153,7 @@ def verify(
                 yield _fused(name, options, dtype, device, stream)
 
 
+@lru_cache(maxsize=1)  # nobody writes to them, and to make them takes as long as to use them
 def _gradient_lists(dtype: torch.dtype, device: torch.device | str, steps: int) -> list[list[Tensor | None]]:
     params = make_params(dtype, device)
     return [
