@@ -202,6 +202,18 @@ OUTSIDE = {
     "an element": (lambda param, grad, *, lr: (param - lr * grad[0],), "not subscriptable"),
     "a length": (lambda param, grad, *, lr: (param - lr * grad / len(grad),), "len()"),
     "in place": (lambda param, grad, *, lr: (param.add_(grad, alpha=-lr),), "'add' returns the result"),
+    "a choice": (lambda param, grad, *, lr: (torch.where(grad, param, grad),), "where()"),
+    "equality": (lambda param, grad, *, lr: (param - lr * (grad == 0),), "may not compare tensors"),
+    "inequality": (lambda param, grad, *, lr: (param - lr * (grad != 0),), "may not compare tensors"),
+    "membership": (lambda param, grad, *, lr: (param if grad in (0, 1) else grad,), "may not compare tensors"),
+    "a tensor as weight": (lambda param, grad, *, lr: (param.lerp(grad, grad),), "'lerp' takes a number here"),
+    "a tensor as alpha": (lambda param, grad, *, lr: (param.add(grad, alpha=grad),), "'add' takes a number here"),
+    "a tensor as bound": (lambda param, grad, *, lr: (param.clamp_min(grad),), "'clamp_min' takes a number here"),
+    "nothing as alpha": (lambda param, grad, *, lr: (param.add(grad, alpha=None),), "'add' takes a number here"),
+    "nothing": (lambda param, grad, *, lr: (param * None,), "'mul' takes a number here; got None"),
+    "a text": (lambda param, grad, *, lr: (param + "lr",), "'add' takes a number here; got 'lr'"),
+    "a complex number": (lambda param, grad, *, lr: (param * 1j,), "'mul' takes a number here; got 1j"),
+    "a foreign tensor": (lambda param, grad, *, lr: (param - torch.ones(3) * grad,), "'mul' takes a number here"),
 }
 
 
@@ -213,3 +225,35 @@ def test_a_rule_that_leaves_the_vocabulary(rule, message):
     line = rule.__code__.co_firstlineno
     assert f"(test_custom.py, line {line}: " in str(caught.value)
     assert "foreach=False" not in str(caught.value)
+
+
+def outside_later(param, grad, m=None, *, lr):
+    """Leaves the vocabulary where its state is there, below the line where it begins."""
+    if m is None:
+        return param.add(grad, alpha=-lr), grad
+    m = m + grad
+    direction = m.exp()
+    return param.add(direction, alpha=-lr), m
+
+
+def test_both_ways_of_an_optional_state_are_traced():
+    """A rule is refused for what it does from the second update on, too; the line is that of the operation."""
+    with pytest.raises(TraceError, match=r"'exp' is not a word .*: direction = m\.exp\(\)\)"):
+        optizoo.from_rule(outside_later, "Outside", lr=0.1)
+
+
+def test_no_new_parameter():
+    """Where ``None`` stands for the new parameter, the definition is refused: nothing would ever move."""
+    with pytest.raises(TraceError, match="returned None for 'param'; it must be computed from tensors"):
+        optizoo.from_rule(lambda param, grad, m, *, lr: (None, m + lr * grad), "Still", lr=0.1)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, torch.tensor(2.0)], ids=["int", "float", "0-dim tensor"])
+@pytest.mark.parametrize("backend", BACKENDS, ids=["loop", "foreach", "default"])
+def test_constants_of_a_rule(number, backend):
+    """Numbers of the rule's own, tensors without dimensions among them, mean the same in every backend."""
+    weight = Parameter(torch.ones(3))
+    weight.grad = torch.tensor([1.0, 2.0, 3.0])
+    twice = optizoo.from_rule(lambda param, grad, *, lr: (param - lr * grad * number,), "Twice", lr=0.5)
+    twice([weight], **backend).step()
+    assert weight.tolist() == [0.0, -1.0, -2.0]
