@@ -61,11 +61,7 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     for option, value in options.items():
         checks[option](option, value)
     declared = schema(rule)
-    step: dict[str, Any] = {"step": 1.0} if declared.names_step else {}
-    try:
-        trace(rule, declared.states, **options, **step)
-    except TraceError as error:
-        raise TraceError(str(error).removesuffix(LOOP_REMEDY)) from error
+    _follow(rule, options)
 
     class FromRule(RuleOptimizer):
         counts_steps = declared.names_step
@@ -83,6 +79,24 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     FromRule.__doc__ = inspect.getdoc(rule) or f"The optimizer of the rule {rule.__name__!r}."
     FromRule.__signature__ = _signature(options)  # pyright: ignore[reportAttributeAccessIssue]
     return FromRule
+
+
+def _follow(rule: Rule, options: Mapping[str, Any]) -> None:
+    """Trace the first updates, until all states have come to be that the rule makes, or raise ``TraceError``."""
+    declared = schema(rule)
+    present: dict[str, bool] | None = None
+    following = declared.states
+    update = 0.0
+    while following != present:
+        present = following
+        update += 1
+        step = {"step": update} if declared.names_step else {}
+        try:
+            program, _ = trace(rule, present, **options, **step)
+        except TraceError as error:
+            raise TraceError(str(error).removesuffix(LOOP_REMEDY)) from error
+        made = dict(program.outputs)
+        following = {name: exists or name in made for name, exists in present.items()}
 
 
 def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def _run(
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Expr):
             outputs.append((name, result.number))
-        elif result is not None:
+        elif result is not None or name == "param":
             raise TraceError(
                 f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors"
             )
@@ -245,15 +245,25 @@ class _Recorder:
         self.reproducible = True  # whether conditions and formulas tell all that the options do
 
     def record(self, word: str, *operands: "Expr", scalar: Any = None) -> "Expr":
-        index = None
-        if scalar is not None:
-            index = len(self.scalars)
-            self.scalars.append(scalar)
         for operand in operands:
             if not isinstance(operand, Expr):
                 raise TraceError(f"{word!r} takes tensors of the rule here; got {operand!r}")
+        index = None
+        if WORDS[word] is not None:
+            if not _is_number(scalar):
+                got = "a tensor" if isinstance(scalar, (Expr, Tensor)) else repr(scalar)
+                raise TraceError(f"{word.removesuffix('_scalar')!r} takes a number here; got {got}")
+            index = len(self.scalars)
+            self.scalars.append(scalar)
         self.operations.append(Operation(word, tuple(operand.number for operand in operands), index))
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
+
+
+def _is_number(scalar: Any) -> bool:
+    """Return whether a program may have ``scalar`` among its scalars."""
+    if isinstance(scalar, Tensor):
+        return scalar.dim() == 0 and not scalar.is_complex()
+    return isinstance(scalar, (Number, int, float))
 
 
 def _kind(formula: str, value: Any, kinds: dict[str, Any]) -> str:
@@ -468,6 +478,12 @@ class Expr:
 
     def __pow__(self, exponent):
         raise TraceError("'**' of a tensor is not a word of the rules; write x * x or x.sqrt()")
+
+    def __eq__(self, other):
+        raise TraceError("a rule may not compare tensors; compare hyper-parameters, or use sign, maximum and clamp_min")
+
+    __ne__ = __eq__
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __bool__(self):
         raise TraceError("a rule may not branch on a tensor; branch on hyper-parameters, or use maximum and clamp_min")
