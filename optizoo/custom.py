@@ -90,7 +90,7 @@ def _follow(rule: Rule, options: Mapping[str, Any]) -> None:
     while following != present:
         present = following
         update += 1
-        step = {"step": update} if declared.names_step else {}
+        step: dict[str, Any] = {"step": update} if declared.names_step else {}
         try:
             program, _ = trace(rule, present, **options, **step)
         except TraceError as error:
