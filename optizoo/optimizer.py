@@ -2,6 +2,8 @@
 
 import ctypes
 import inspect
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,12 +15,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from optizoo import loading
 from optizoo.backends import UPDATES, choose, foreach, fused, fused_obstacle
 from optizoo.backends.build import BuildError
+from optizoo.backends.finite import nonfinite
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import wire
-from optizoo.validation import Check, check_options, flag, number, optional_flag
+from optizoo.validation import FOREIGN_GROUP_KEYS, Check, check_options, choice, did_you_mean, flag, number, optional_flag
 
 Rule = Callable[..., tuple]
 
@@ -188,7 +192,12 @@ class RuleOptimizer(Optimizer):
         "fused": optional_flag,
         "capturable": flag,
         "differentiable": flag,
+        "nonfinite": choice("propagate", "skip", "raise"),
     }
+
+    nonfinite_steps: int = 0
+    """Steps that were not made because a gradient was not finite (``nonfinite="skip"`` or ``"raise"``), since this
+    object was made; checkpoints and copies do not hold it."""
 
     _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
     _last: Any = None  # what the last step did, to know one that comes again
@@ -225,12 +234,17 @@ class RuleOptimizer(Optimizer):
             self.check_group(self.complete(kept))
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{error} ({where})") from None
-        extras = self.neutral_extras
+        extras = self._extras()
         return {name: value for name, value in kept.items() if name not in extras or value != extras[name]}
+
+    @classmethod
+    def _extras(cls) -> dict[str, Any]:
+        """Return the neutral values of all options that stand in a group only where they are not neutral."""
+        return {"nonfinite": "propagate", **cls.neutral_extras}
 
     def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the group with the options that it leaves out because they are neutral."""
-        return {**self.neutral_extras, **group}
+        return {**self._extras(), **group}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of their own; what it does not say, the constructor said.
@@ -251,9 +265,8 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"param_group has no 'params', only {sorted(param_group)}; add them ({where})")
         group = self._checked({**self.defaults, **param_group}, where=where)
         # torch fills in the defaults: what is neutral in this group, but not there, must stand in it.
-        group |= {
-            name: self.neutral_extras[name] for name in self.neutral_extras.keys() & self.defaults if name not in group
-        }
+        extras = self._extras()
+        group |= {name: extras[name] for name in extras.keys() & self.defaults if name not in group}
         if isinstance(group["params"], Tensor):
             group["params"] = [group["params"]]
         if not isinstance(group["params"], set):  # torch warns of a set
@@ -262,8 +275,29 @@ class RuleOptimizer(Optimizer):
             if len({id(tensor) for tensor in tensors}) < len(tensors):
                 raise ValueError(f"a tensor stands twice in 'params', it would step twice; remove one ({where})")
             self._check_fused(group, tensors, where)
+            self._check_overlap(tensors, where)
+            _warn_of_eps(group, tensors, where)
+        if any(group["lr"] is other["lr"] for other in self.param_groups) and isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()  # schedulers fill it in place, each group's with its own rate
         self._plan = None
         super().add_param_group(group)
+
+    def _check_overlap(self, params: Iterable[Any], where: str) -> None:
+        """Raise ValueError where a new parameter shares elements in memory with another one: both would move them."""
+        known = [param for group in self.param_groups for param in group["params"]]
+        sharing: dict[int, list[Tensor]] = {}
+        for param in [*known, *params]:
+            if type(param) in (Tensor, torch.nn.Parameter) and param.layout is torch.strided and param.numel():
+                address = param.untyped_storage().data_ptr()
+                if address:  # tensors without memory (meta) have 0
+                    sharing.setdefault(address, []).append(param)
+        for tensors in sharing.values():
+            if len({id(tensor) for tensor in tensors}) > 1 and _overlap(tensors):
+                shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors[:2])
+                raise ValueError(
+                    f"two parameters (of shapes {shapes}) share elements in memory, which would be updated twice; give "
+                    f"the tensor that both are views of instead ({where})"
+                )
 
     def _check_fused(self, group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
         """Raise RuntimeError where ``fused=True`` is asked for and a parameter stands in its way."""
@@ -286,6 +320,7 @@ class RuleOptimizer(Optimizer):
 
         Raises:
             RuntimeError: A gradient is sparse and the rule has no meaning for it. Nothing was updated.
+            FloatingPointError: A gradient is not finite, and ``nonfinite="raise"``. Nothing was updated.
         """
         # torch wraps the step of every class to run hooks and to tell the profiler, which costs 6 us; see `hooked`.
         if type(self).step is RuleOptimizer.step and self._is_observed():
@@ -310,6 +345,8 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if any("nonfinite" in group for group in self.param_groups) and not self._finite():
+            return loss
         if torch.compiler.is_compiling():
             self._update_buckets()
         elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
@@ -320,6 +357,27 @@ class RuleOptimizer(Optimizer):
         return loss
 
     _observed_step = Optimizer.profile_hook_step(_step)
+
+    def _finite(self) -> bool:
+        """Return whether the step can be made: no gradient of a group with ``nonfinite`` is NaN or infinite.
+
+        Raises:
+            FloatingPointError: One is, in a group with ``nonfinite="raise"``.
+        """
+        watched = [group for group in self.param_groups if "nonfinite" in group]
+        params = [param for group in watched for param in group["params"] if param.grad is not None]
+        bad = nonfinite([param.grad for param in params])  # pyright: ignore[reportArgumentType]
+        if not bad:
+            return True
+        self.nonfinite_steps += 1
+        if any(group["nonfinite"] == "raise" for group in watched):
+            label = loading.labels(self.param_groups)[params[bad[0]]]
+            more = f" and those of {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise FloatingPointError(
+                f"the gradient of {label}{more} is not finite, and nothing was updated (nonfinite='raise'); lower the "
+                "learning rate, clip gradients, or look for the operation with torch.autograd.set_detect_anomaly(True)"
+            )
+        return False
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -367,7 +425,7 @@ class RuleOptimizer(Optimizer):
             for bucket in buckets
         )
         if able and done == self._last and done != self._refused:
-            extras = self.neutral_extras
+            extras = self._extras()
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
             defaults = tuple(map(extras.get, options))
             try:
@@ -523,20 +581,48 @@ class RuleOptimizer(Optimizer):
             seen.add(id(step))
         return saved
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any], *, keep: Collection[str] = ()) -> None:
         """Load a checkpoint of this class or of its torch namesake; see :meth:`__setstate__` for what is kept.
+
+        Where groups have names (``model.named_parameters()``) in the checkpoint and here, states find their parameters
+        by name, in whatever order they were saved; else by position. States keep their type, and no tensor is shared
+        with the checkpoint. All is checked first: where this raises, nothing has changed.
+
+        Args:
+            state_dict: The checkpoint.
+            keep: Options that stay as they are here, such as ``("lr", "weight_decay")``. With ``"lr"`` stays the
+                ``initial_lr`` of schedulers.
 
         Raises:
             TypeError: An option in the checkpoint has the wrong type.
-            ValueError: An option is out of range or unknown, or groups or parameters do not match in number.
+            ValueError: The checkpoint is of another class or model; an option is out of range or unknown; or ``keep``
+                names none. The message names the parameter or the option.
         """
-        super().load_state_dict(state_dict)
-        # torch casts every state but `step` to the type of the parameter, which a number like `mu_product` is not in.
-        keys = (key for group in state_dict["param_groups"] for key in group["params"])
-        params = (param for group in self.param_groups for param in group["params"])
-        for key, param in zip(keys, params, strict=False):
-            for name in self.products.keys() & state_dict["state"].get(key, {}).keys():
-                self.state[param][name].copy_(state_dict["state"][key][name])
+        known = {*self._common_checks, *self.checks}
+        for name in keep:
+            if name not in known:
+                raise ValueError(f"keep = {name!r} is no option of {type(self).__name__}; {did_you_mean(name, known)}")
+        kept = {*keep, "initial_lr"} if "lr" in keep else set(keep)
+        state_dict = {**state_dict}
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        saved_groups = state_dict["param_groups"]
+        owners = loading.matched(saved_groups, self.param_groups)
+        groups = []
+        for index, (saved, group) in enumerate(zip(deepcopy(saved_groups), self.param_groups, strict=True)):
+            where = f"{type(self).__name__}, loaded param group {index}"
+            needed = self.defaults.keys() - self._extras().keys() - self._common_checks.keys()
+            loading.check_same_class(saved, known | group.keys() | FOREIGN_GROUP_KEYS, needed, owner=where)
+            own = {name: group[name] for name in {"params", "param_names", *kept} & group.keys()}
+            groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, store in state_dict["state"].items():
+            state[owners.get(key, key)] = store
+        self.__setstate__({"state": state, "param_groups": groups})
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
@@ -549,23 +635,25 @@ class RuleOptimizer(Optimizer):
             TypeError: An option in the checkpoint has the wrong type.
             ValueError: An option in the checkpoint is out of range or unknown.
         """
-        loading = "param_groups" in self.__dict__
-        defaults = self.defaults if loading else state["defaults"]
+        is_load = "param_groups" in self.__dict__
+        defaults = self.defaults if is_load else state["defaults"]
         groups = []
         for index, saved in enumerate(state["param_groups"]):
             # A group that comes with its optimizer may have keys of its owner, and so may one that is loaded again.
-            present = self.param_groups[index] if loading else saved
+            present = self.param_groups[index] if is_load else saved
             execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
             where = f"{type(self).__name__}, loaded param group {index}"
             missing = {
-                name: value for name, value in defaults.items() if name in saved or name not in self.neutral_extras
+                name: value for name, value in defaults.items() if name in saved or name not in self._extras()
             }
             groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present))
-        if loading:
+        if is_load:
+            named = loading.labels(groups)
             for group in groups:
                 for param in group["params"]:
                     store = state["state"].get(param)
                     if store is not None:
+                        self._check_store(store, param, group, named[param])
                         state["state"][param] = self._adopted(store, param, group)
                 on_device = [param for param in group["params"] if param in state["state"] and _on_device(group, param)]
                 _share_equal([state["state"][param] for param in on_device], ("step", *self.products))
@@ -573,17 +661,28 @@ class RuleOptimizer(Optimizer):
         self._plan = self._last = self._refused = None
         self._device_memory = {}
 
+    def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
+        group = self.complete(own)
+        rule = self.select_rule(group)
+        off = tuple(name for name, switch in self.state_switches.items() if not group[switch])
+        on = tuple(name for name in self.state_switches if name not in off)
+        states, zeros, _ = _states(rule, on, off)
+        # States that an option switches on may be new here; they start now.
+        needed = [name for name in zeros if name not in on]
+        loading.check_state(store, param, states, needed, label=label, owner=type(self).__name__)
+
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a copy of a loaded store; counters as float32 tensors where this group wants them."""
+        """Return a copy of a loaded store on the device of ``param``; counters where this group wants them."""
         adopted = {
-            name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in store.items()
+            name: value.to(param.device, copy=True) if isinstance(value, Tensor) else deepcopy(value)
+            for name, value in store.items()
         }
         device = param.device if _on_device(group, param) else "cpu"
         for name in {"step", *self.products} & adopted.keys():
-            value = adopted[name]
-            # torch has cast all but the step to the type of the parameter.
+            value = store[name]
+            # torch may have cast all but the step to the type of the parameter.
             dtype = value.dtype if name == "step" and isinstance(value, Tensor) else _step_dtype()
-            adopted[name] = torch.as_tensor(value, dtype=dtype, device=device)
+            adopted[name] = torch.tensor(float(value), dtype=dtype, device=device)
         return adopted
 
 
@@ -593,6 +692,35 @@ _STEP_CODE = Optimizer._optimizer_step_code  # a profiler puts its own in its pl
 def _step_dtype() -> torch.dtype:
     """Return the type of ``step``: as torch has it, float64 if that is the default type."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _overlap(tensors: Sequence[Tensor]) -> bool:
+    """Return whether two views of one storage have a byte in common."""
+    taken = torch.zeros(tensors[0].untyped_storage().nbytes(), dtype=torch.bool)
+    for tensor in {id(tensor): tensor for tensor in tensors}.values():
+        size = tensor.element_size()
+        steps = [size * stride for stride in tensor.stride()]
+        view = taken.as_strided((*tensor.shape, size), (*steps, 1), size * tensor.storage_offset())
+        if view.any():
+            return True
+        view.fill_(True)
+    return False
+
+
+def _warn_of_eps(group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
+    """Warn where the type of a parameter has no number as small as eps: it divides by 0 then."""
+    eps = group.get("eps")
+    if not isinstance(eps, float) or not eps:
+        return
+    dtypes = {param.dtype for param in params if isinstance(param, Tensor) and param.is_floating_point()}
+    for dtype in dtypes:
+        if torch.tensor(eps, dtype=dtype) == 0:
+            warnings.warn(
+                f"eps = {eps:g} is 0 in {dtype}, where small gradients end in NaN; give at least "
+                f"{torch.finfo(dtype).smallest_normal:.1g} ({where})",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def _on_device(group: Mapping[str, Any], param: Tensor) -> bool:
@@ -624,10 +752,16 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def explain(optimizer: RuleOptimizer) -> str:
+def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
     """Say which backend serves which parameters of ``optimizer``, and why, in one line for each kind.
 
     Parameters without a gradient are judged as if they had a dense one.
+
+    Args:
+        optimizer: The optimizer.
+        stalled: Also count the elements of 16-bit parameters that the next step would leave as they are though their
+            gradient is not zero: an update of less than half a unit in the last place is rounded away. The step is
+            made on a copy, with the gradients that are there now.
 
     >>> import torch, optizoo
     >>> print(explain(optizoo.Adam(torch.nn.Linear(2, 2).parameters(), foreach=False)))
@@ -650,4 +784,25 @@ def explain(optimizer: RuleOptimizer) -> str:
             tensors = "1 tensor" if count == 1 else f"{count} tensors"
             kind = type(optimizer).__name__
             lines.append(f"{kind}, param group {index}: {backend} for {tensors} ({device}, {dtype}): {reason}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_stalled(optimizer) if stalled else ())])
+
+
+def _stalled(optimizer: RuleOptimizer) -> list[str]:
+    """Return a line for every param group with 16-bit parameters: how many of their elements do not move."""
+    moved = deepcopy(optimizer)
+    moved.step()
+    lines = []
+    for index, (group, after) in enumerate(zip(optimizer.param_groups, moved.param_groups, strict=True)):
+        still, pushed = 0, 0
+        for param, new in zip(group["params"], after["params"], strict=True):
+            if param.dtype in (torch.bfloat16, torch.float16) and param.grad is not None:
+                push = param.grad != 0
+                pushed += int(push.sum())
+                still += int((push & (param == new)).sum())
+        if pushed:
+            lines.append(
+                f"{type(optimizer).__name__}, param group {index}: {still} of {pushed} elements in 16 bits that have a "
+                "gradient do not move"
+                + ("; keep the parameters in float32 (torch.autocast), or raise lr" if still else "")
+            )
+    return lines

@@ -66,6 +66,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", f"step and lr stay on the device (capturable=True), and no fused kernel: {obstacle}")
     if grad.dtype != param.dtype:
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
+    if others := {state.dtype for state in states} - {param.dtype}:
+        return Choice("loop", f"a state is {others.pop()}, the parameter {param.dtype}")
     if group["foreach"]:
         return Choice("foreach", "foreach=True asks for it")
     return Choice("foreach", "fused=False asks for it" if group["fused"] is False else f"no fused kernel: {obstacle}")

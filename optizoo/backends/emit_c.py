@@ -248,6 +248,36 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
     )
 
 
+# Type of a tensor -> the integer of its width, and the bits of its exponent: all of them are set in inf and NaN.
+_EXPONENTS = {
+    "float32": ("uint32_t", "0x7F800000u"),
+    "float64": ("uint64_t", "0x7FF0000000000000u"),
+    "bfloat16": ("uint16_t", "0x7F80u"),
+    "float16": ("uint16_t", "0x7C00u"),
+}
+
+_NONFINITE = """
+static void update(const job_t *job, int64_t i, int64_t from, int64_t to) {{
+    const {word} *p = job->pointers[i];
+    {word} found = 0;
+    for (int64_t j = from; j < to; j++)
+        found |= (p[j] & {exponent}) == {exponent};
+    if (found)
+        ((volatile unsigned char *)job->pointers[job->tensors])[i] = 1;
+}}
+"""
+
+
+def nonfinite_source(dtype: str) -> str:
+    """Return the C text of a function like that of :func:`source`, which only looks for values that are not finite.
+
+    ``pointers`` has the tensors, and behind them an array of bytes: that of a tensor becomes 1 where it has one.
+    """
+    word, exponent = _EXPONENTS[dtype]
+    job = _JOB.format(columns="one column, and the array of bytes")
+    return f"#include <stdint.h>\n{job}{_NONFINITE.format(word=word, exponent=exponent)}{_DRIVER}"
+
+
 def fresh_outputs(program: Program) -> tuple[str, ...]:
     """Return the states that the program makes: outputs that are no inputs."""
     return tuple(name for name, _ in program.outputs if name not in program.inputs)

@@ -66,9 +66,7 @@ class Launch:
         """Update the tensors with these scalars, numbers or 0-dim tensors."""
         for index, scalar in enumerate(scalars):
             self.scalars[index] = scalar
-        parallel = _parallel()
-        shares = min(torch.get_num_threads(), -(-self.elements // GRAIN)) if parallel else 1
-        self._function(*self._arguments, ctypes.c_int64(shares), parallel)
+        self._function(*self._arguments, *shares(self.elements))
 
 
 def update(
@@ -151,6 +149,12 @@ def unavailable(device: torch.device | str = "cpu") -> str | None:
 @cache
 def _probe() -> None:
     build.library("int optizoo_probe(void) { return 0; }\n")
+
+
+def shares(elements: int) -> tuple[ctypes.c_int64, Any]:
+    """Return the last two arguments of a kernel of the CPU: its number of shares, and what starts the threads."""
+    parallel = _parallel()
+    return ctypes.c_int64(min(torch.get_num_threads(), -(-elements // GRAIN)) if parallel else 1), parallel
 
 
 @cache

@@ -6,6 +6,7 @@ It does not trace, so it is an independent reading of the rules that the other b
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optizoo.validation import check_results
@@ -31,6 +32,7 @@ def update(
         params: The parameters, written in place.
         grads: Their gradients, never written.
         states: A column of tensors for every state of the rule, in its order; ``None`` where the state does not exist.
+            Where types differ, the rule computes in the widest, and what is written is rounded to its own.
         maximize: Ascend: the rule sees the negative gradient.
         differentiable: Let autograd see the update: every state is returned as a new tensor, none is overwritten.
         tensor_scalars: Some of the options are 0-dim tensors that must stay tensors (see :class:`Operand`).
@@ -51,7 +53,7 @@ def update(
             param, grad = param.view(1), grad.view(1)
             state = [None if tensor is None else tensor.view(1) for tensor in state]
         # Autograd may save the parameter that the rule reads, which the copy below overwrites.
-        operands = [param.clone() if differentiable else param, -grad if maximize else grad, *state]
+        operands = _of_one_type([param.clone() if differentiable else param, -grad if maximize else grad, *state])
         if tensor_scalars:
             results = rule(*(None if operand is None else Operand(operand) for operand in operands), **options)
         else:
@@ -69,6 +71,15 @@ def update(
             else:
                 old.copy_(new)
     return made
+
+
+def _of_one_type(operands: Sequence[Any]) -> list[Any]:
+    """Return parameter, gradient and states in the widest type among them, in which the rule then computes."""
+    dtype = operands[0].dtype
+    for operand in operands:
+        if operand is not None and operand.dtype != dtype:
+            dtype = torch.promote_types(dtype, operand.dtype)
+    return [operand if operand is None or operand.dtype == dtype else operand.to(dtype) for operand in operands]
 
 
 def _unshared(results: Iterable[Any], operands: Sequence[Any]) -> list[Any]:
