@@ -34,7 +34,7 @@ class Mutant:
     Attributes:
         name: Says what is wrong.
         optimizer: Name of the optimizer that makes the mistake.
-        true: The text in the rule.
+        true: The text in the rule; empty where the mistake is one of the options.
         mistaken: What stands in its place.
         options: Options of the constructor.
         rule: The rule in which the text stands, if its name is not that of the optimizer.
@@ -51,7 +51,7 @@ class Mutant:
 
     def build(self, params: Any) -> RuleOptimizer:
         """Make the optimizer with the mistake."""
-        mutated = _mutated(self.rule or self.optimizer, self.true, self.mistaken)
+        mutated = _mutated(self.rule or self.optimizer, self.true, self.mistaken) if self.true else rules
         return with_rules(optimizer_class(self.optimizer), mutated)(params, **{**self.options, **self.mistaken_options})
 
     def reference(self, params: Any) -> Optimizer:
@@ -113,7 +113,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("rmsprop-no-eps", "rmsprop", "sqrt() + eps", "sqrt() + 1e-30"),
     Mutant("rmsprop-eps-outside-root", "rmsprop", "if eps_inside_sqrt else", "if False else",
            {"eps_inside_sqrt": True}),
-    Mutant("rmsprop-starts-at-zero", "rmsprop", "variance = square_avg", "variance = square_avg",
+    Mutant("rmsprop-starts-at-zero", "rmsprop", "", "",
            {"initial_accumulator": 1.0}, mistaken_options={"initial_accumulator": 0.0}),
     Mutant("rmsprop-alpha-swapped", "rmsprop", "(square_avg * alpha).addcmul(grad, grad, value=1 - alpha)",
            "(square_avg * (1 - alpha)).addcmul(grad, grad, value=alpha)"),
