@@ -73,6 +73,20 @@ def option_combinations() -> list[tuple[str, Options]]:
         for name in ("nadam", "radam")
         for options in product(decoupled_weight_decay=on_off, **decay_and_sign)
     ]
+    decoupled, independent = (
+        {"weight_decay": 0.05, "weight_decay_mode": mode} for mode in ("decoupled", "independent")
+    )
+    combinations += [("sgd", {"lr": 0.01, "weight_decay": 0.05, "l1": 0.1})]
+    combinations += [("sgd", {"lr": 0.01, "momentum": 0.9, **mode}) for mode in (decoupled, independent)]
+    combinations += [("momentum", {"lr": 0.01, "lr_in_velocity": True, **decoupled, "l1": 0.1})]
+    combinations += [("rmsprop", {"eps_inside_sqrt": True, "centered": centered}) for centered in on_off]
+    combinations += [("rmsprop", {"initial_accumulator": 1.0, "momentum": 0.9, **decoupled, "l1": 0.1})]
+    combinations += [("adam", {"weight_decay": 0.05, "l1": 0.1}), ("adamw", independent)]
+    combinations += [("lion", {"weight_decay": 0.05, "weight_decay_mode": "coupled"})]
+    combinations += [
+        (name, {**independent, "l1": 0.1})
+        for name in ("lion", "adagrad", "adadelta", "adamw", "adamax", "nadam", "radam")
+    ]
     combinations += [(name, {"lr": torch.tensor(0.01)}) for name in list_optimizers()]
     return combinations
 
