@@ -16,6 +16,7 @@ _COMMON: dict[str, Any] = {
     "differentiable": False,
     "fused": None,
     "capturable": False,
+    "nonfinite": "propagate",
 }
 
 
@@ -35,7 +36,8 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
             value, or a tuple of numbers.
 
     Returns:
-        A class with the constructor ``(params, lr=..., ..., *, maximize, foreach, differentiable, fused, capturable)``.
+        A class with the constructor ``(params, lr=..., ..., *, maximize, foreach, differentiable, fused, capturable,
+        nonfinite)``.
 
     Raises:
         TraceError: The rule leaves the vocabulary; the message names the operation and its line.

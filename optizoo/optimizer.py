@@ -22,7 +22,16 @@ from optizoo.backends.finite import nonfinite
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import wire
-from optizoo.validation import FOREIGN_GROUP_KEYS, Check, check_options, choice, did_you_mean, flag, number, optional_flag
+from optizoo.validation import (
+    FOREIGN_GROUP_KEYS,
+    Check,
+    check_options,
+    choice,
+    did_you_mean,
+    flag,
+    number,
+    optional_flag,
+)
 
 Rule = Callable[..., tuple]
 
@@ -238,17 +247,17 @@ class RuleOptimizer(Optimizer):
             self.check_group(self.complete(kept))
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{error} ({where})") from None
-        extras = self._extras()
+        extras = self.neutral_options()
         return {name: value for name, value in kept.items() if name not in extras or value != extras[name]}
 
     @classmethod
-    def _extras(cls) -> dict[str, Any]:
+    def neutral_options(cls) -> dict[str, Any]:
         """Return the neutral values of all options that stand in a group only where they are not neutral."""
         return {"nonfinite": "propagate", **cls.neutral_extras}
 
     def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the group with the options that it leaves out because they are neutral."""
-        return {**self._extras(), **group}
+        return {**self.neutral_options(), **group}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of their own; what it does not say, the constructor said.
@@ -269,7 +278,7 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"param_group has no 'params', only {sorted(param_group)}; add them ({where})")
         group = self._checked({**self.defaults, **param_group}, where=where)
         # torch fills in the defaults: what is neutral in this group, but not there, must stand in it.
-        extras = self._extras()
+        extras = self.neutral_options()
         group |= {name: extras[name] for name in extras.keys() & self.defaults if name not in group}
         if isinstance(group["params"], Tensor):
             group["params"] = [group["params"]]
@@ -429,7 +438,7 @@ class RuleOptimizer(Optimizer):
             for bucket in buckets
         )
         if able and done == self._last and done != self._refused:
-            extras = self._extras()
+            extras = self.neutral_options()
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
             defaults = tuple(map(extras.get, options))
             try:
@@ -585,7 +594,7 @@ class RuleOptimizer(Optimizer):
             seen.add(id(step))
         return saved
 
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def load_state_dict(self, state_dict: dict[str, Any], *, keep: Collection[str] = ()) -> None:
         """Load a checkpoint of this class or of its torch namesake; see :meth:`__setstate__` for what is kept.
 
@@ -615,9 +624,9 @@ class RuleOptimizer(Optimizer):
         saved_groups = state_dict["param_groups"]
         owners = loading.matched(saved_groups, self.param_groups)
         groups = []
-        for index, (saved, group) in enumerate(zip(deepcopy(saved_groups), self.param_groups, strict=True)):
+        for index, (saved, group) in enumerate(zip(map(deepcopy, saved_groups), self.param_groups, strict=True)):
             where = f"{type(self).__name__}, loaded param group {index}"
-            needed = self.defaults.keys() - self._extras().keys() - self._common_checks.keys()
+            needed = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
             loading.check_same_class(saved, known | group.keys() | FOREIGN_GROUP_KEYS, needed, owner=where)
             own = {name: group[name] for name in {"params", "param_names", *kept} & group.keys()}
             groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
@@ -648,7 +657,7 @@ class RuleOptimizer(Optimizer):
             execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
             where = f"{type(self).__name__}, loaded param group {index}"
             missing = {
-                name: value for name, value in defaults.items() if name in saved or name not in self._extras()
+                name: value for name, value in defaults.items() if name in saved or name not in self.neutral_options()
             }
             groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present))
         if is_load:
@@ -667,7 +676,7 @@ class RuleOptimizer(Optimizer):
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
-        rule = self.select_rule(group)
+        rule = self.rule_for(group)
         off = tuple(name for name, switch in self.state_switches.items() if not group[switch])
         on = tuple(name for name in self.state_switches if name not in off)
         states, zeros, _ = _states(rule, on, off)
@@ -794,6 +803,9 @@ def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
 def _stalled(optimizer: RuleOptimizer) -> list[str]:
     """Return a line for every param group with 16-bit parameters: how many of their elements do not move."""
     moved = deepcopy(optimizer)
+    for group, copied in zip(optimizer.param_groups, moved.param_groups, strict=True):
+        for param, new in zip(group["params"], copied["params"], strict=True):
+            new.grad = param.grad
     moved.step()
     lines = []
     for index, (group, after) in enumerate(zip(optimizer.param_groups, moved.param_groups, strict=True)):

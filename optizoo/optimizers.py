@@ -149,6 +149,8 @@ class SGD(RegularizedOptimizer):
         weight_decay_mode: ``"coupled"`` (L2), ``"decoupled"`` (times α, as in :class:`AdamW`) or ``"independent"`` (not
             times α, only times its schedule): see :class:`RegularizedOptimizer`.
         l1: Strength of the L1 norm, whose proximal step after the update reaches exact zeros: see there.
+        nonfinite: What a step does where a gradient is NaN or infinite: ``"propagate"`` it, ``"skip"`` the step, or
+            ``"raise"``; the last two read all gradients first, touch nothing, and count in ``nonfinite_steps``.
 
     Attributes:
         state: Per parameter ``momentum_buffer``, if momentum is used.
@@ -157,6 +159,7 @@ class SGD(RegularizedOptimizer):
         TypeError: An option has the wrong type.
         ValueError: An option is out of range or unknown.
         RuntimeError: ``fused=True`` cannot be honoured.
+        FloatingPointError: In a step, with ``nonfinite="raise"``.
 
     Example:
         >>> import torch, optizoo
@@ -199,6 +202,7 @@ class SGD(RegularizedOptimizer):
         capturable: bool = False,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -213,6 +217,7 @@ class SGD(RegularizedOptimizer):
             "capturable": capturable,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -258,6 +263,7 @@ class Momentum(SGD):
         capturable: As in :class:`SGD`.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Raises:
         TypeError: An option has the wrong type.
@@ -294,6 +300,7 @@ class Momentum(SGD):
         capturable: bool = False,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -309,6 +316,7 @@ class Momentum(SGD):
             "capturable": capturable,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         RuleOptimizer.__init__(self, params, defaults)
 
@@ -346,6 +354,7 @@ class Lion(RegularizedOptimizer):
         fused: As in :class:`Adam`.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``exp_avg``.
@@ -386,6 +395,7 @@ class Lion(RegularizedOptimizer):
         fused: bool | None = None,
         weight_decay_mode: str = "decoupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -398,6 +408,7 @@ class Lion(RegularizedOptimizer):
             "fused": fused,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -426,6 +437,7 @@ class Rprop(RuleOptimizer):
         maximize: Ascend instead of descend.
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``prev``, ``step_size``.
@@ -464,6 +476,7 @@ class Rprop(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -474,6 +487,7 @@ class Rprop(RuleOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
             "fused": fused,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -516,6 +530,7 @@ class Adagrad(RegularizedOptimizer):
         capturable: As in :class:`Adam`.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``sum``.
@@ -565,6 +580,7 @@ class Adagrad(RegularizedOptimizer):
         capturable: bool = False,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -579,6 +595,7 @@ class Adagrad(RegularizedOptimizer):
             "capturable": capturable,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -620,6 +637,7 @@ class Adadelta(RegularizedOptimizer):
         fused: As in :class:`Adam`.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``square_avg``, ``acc_delta``.
@@ -666,6 +684,7 @@ class Adadelta(RegularizedOptimizer):
         fused: bool | None = None,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -679,6 +698,7 @@ class Adadelta(RegularizedOptimizer):
             "fused": fused,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -718,6 +738,7 @@ class RMSprop(RegularizedOptimizer):
         initial_accumulator: What v starts at.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``square_avg``; ``momentum_buffer`` and ``grad_avg`` where used.
@@ -776,6 +797,7 @@ class RMSprop(RegularizedOptimizer):
         initial_accumulator: float = 0,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -793,6 +815,7 @@ class RMSprop(RegularizedOptimizer):
             "initial_accumulator": initial_accumulator,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -830,6 +853,7 @@ class Adam(RegularizedOptimizer):
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ, the lecture's "Adam (almost)".
         weight_decay_mode: As in :class:`SGD`; ``None`` is what ``decoupled_weight_decay`` says.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq`` with AMSGrad.
@@ -884,6 +908,7 @@ class Adam(RegularizedOptimizer):
         bias_correction: bool = True,
         weight_decay_mode: str | None = None,
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -900,6 +925,7 @@ class Adam(RegularizedOptimizer):
             "bias_correction": bias_correction,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -932,6 +958,7 @@ class AdamW(Adam):
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ.
         weight_decay_mode: ``None`` or ``"decoupled"``, or ``"independent"`` as in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Raises:
         TypeError: An option has the wrong type.
@@ -965,6 +992,7 @@ class AdamW(Adam):
         bias_correction: bool = True,
         weight_decay_mode: str | None = None,
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         super().__init__(
             params,
@@ -982,6 +1010,7 @@ class AdamW(Adam):
             bias_correction=bias_correction,
             weight_decay_mode=weight_decay_mode,
             l1=l1,
+            nonfinite=nonfinite,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -1014,6 +1043,7 @@ class Adamax(RegularizedOptimizer):
         fused: As in :class:`Adam`.
         weight_decay_mode: As in :class:`SGD`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_inf``.
@@ -1060,6 +1090,7 @@ class Adamax(RegularizedOptimizer):
         fused: bool | None = None,
         weight_decay_mode: str = "coupled",
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -1073,6 +1104,7 @@ class Adamax(RegularizedOptimizer):
             "fused": fused,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -1106,6 +1138,7 @@ class NAdam(RegularizedOptimizer):
         fused: As in :class:`Adam`.
         weight_decay_mode: As in :class:`Adam`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``mu_product``, ``exp_avg``, ``exp_avg_sq``.
@@ -1153,6 +1186,7 @@ class NAdam(RegularizedOptimizer):
         fused: bool | None = None,
         weight_decay_mode: str | None = None,
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -1168,6 +1202,7 @@ class NAdam(RegularizedOptimizer):
             "fused": fused,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -1200,6 +1235,7 @@ class RAdam(RegularizedOptimizer):
         fused: As in :class:`Adam`.
         weight_decay_mode: As in :class:`Adam`.
         l1: As in :class:`SGD`.
+        nonfinite: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``.
@@ -1244,6 +1280,7 @@ class RAdam(RegularizedOptimizer):
         fused: bool | None = None,
         weight_decay_mode: str | None = None,
         l1: float = 0,
+        nonfinite: str = "propagate",
     ):
         defaults = {
             "lr": lr,
@@ -1258,6 +1295,7 @@ class RAdam(RegularizedOptimizer):
             "fused": fused,
             "weight_decay_mode": weight_decay_mode,
             "l1": l1,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
 

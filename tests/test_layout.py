@@ -35,6 +35,7 @@ FLOORS = {
     "optimizer": 7,
     "optimizers": 8,
     "custom": 8,
+    "groups": 1,
     "testing": 9,
     "lab": 10,
     "cli": 11,

@@ -37,7 +37,7 @@ def has_torch_twin(name: str, **options: Any) -> bool:
     >>> has_torch_twin("adam", amsgrad=True), has_torch_twin("adam", bias_correction=False)
     (True, False)
     """
-    extras = optimizer_class(name).neutral_extras
+    extras = optimizer_class(name).neutral_options()
     return name in _TWINS and all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
 
 
@@ -56,7 +56,7 @@ def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
         raise ValueError(f"torch.optim has no twin of {name} with the options {options}; ask has_torch_twin first")
     if name == "momentum":
         options = {"momentum": 0.9, **options}
-    extras = optimizer_class(name).neutral_extras
+    extras = optimizer_class(name).neutral_options()
     options = {option: value for option, value in options.items() if option not in extras}
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.named_parameters()
