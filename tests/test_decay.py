@@ -69,6 +69,14 @@ def test_one_update_by_hand(mode, expected):
     assert step_once(optimizer, param, 1.0) == pytest.approx(expected, rel=1e-15)
 
 
+def test_coupled_lion():
+    """Coupled, the decay of Lion takes part in the sign: a gradient that it outweighs does not decide."""
+    param = weight(2.0)
+    optimizer = optizoo.Lion([param], lr=0.5, betas=(0.5, 0.25), weight_decay=0.25, weight_decay_mode="coupled")
+    assert step_once(optimizer, param, -0.25) == 1.5
+    assert optimizer.state[param]["exp_avg"].item() == 0.75 * (-0.25 + 0.25 * 2)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", DECAYING)
 def test_the_namesakes_mode_has_its_bits(name, backend):
@@ -99,17 +107,28 @@ def test_decoupled_is_torchs_switch(name, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("base", ["adam", "lion"])
-def test_a_composed_rule_has_the_bits_of_the_written_one(base, backend):
-    """A decay that is put around a rule gives what the rule with that decay inside gives: AdamW's, and Lion's."""
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_a_decay_around_a_rule_is_the_one_inside(name, backend):
+    """With λ/α the decoupled decay of AdamW and Lion is the independent one with λ, to the rounding of 1 - λ."""
     ends = []
-    for mode in ({"weight_decay_mode": "decoupled"}, {"weight_decay_mode": "independent", "lr": 0.25}):
-        written = {"weight_decay": 0.5, "lr": 0.25}  # λα is 0.125 both times, without rounding
-        composed = {"weight_decay": 0.125, **mode} if mode["weight_decay_mode"] == "independent" else written | mode
-        optimizer = optizoo.create(base, parameters(), **composed, **BACKENDS[backend])
-        run(optimizer, range(10))
-        ends.append(optimizer)
-    assert_same_state(*ends)
+    for options in ({"weight_decay": 0.5}, {"weight_decay": 0.125, "weight_decay_mode": "independent"}):
+        params = parameters(torch.float64)
+        run(optizoo.create(name, params, lr=0.25, **options, **BACKENDS[backend]), range(10))
+        ends.append(params)
+    torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-13)
+
+
+def test_a_small_decay_keeps_its_digits():
+    """An independent λ of 1e-6 shrinks a float32 weight by 1e-6; the factor 1 - λ is 1.3 % off, to one side."""
+    start = torch.linspace(1.0, 2.0, 4001)
+    param = Parameter(start.clone())
+    optimizer = optizoo.SGD([param], lr=0.1, weight_decay=1e-6, weight_decay_mode="independent")
+    param.grad = torch.zeros_like(param)
+    steps = 100
+    for _ in range(steps):
+        optimizer.step()
+    shares = 1 - (param.detach().double() / start.double()) ** (1 / steps)
+    assert shares.mean().item() == pytest.approx(1e-6, rel=1e-2)
 
 
 # The independent decay and the schedule ------------------------------------------------------------------------------
