@@ -31,10 +31,10 @@ TORCH = {
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
 }
-DECAYS = ["weight_decay_mode", "l1"]
+DECAYS = ["weight_decay_mode", "l1", "nonfinite"]
 EXTRAS = {
     optizoo.SGD: ["capturable", *DECAYS],
-    optizoo.Rprop: ["fused"],
+    optizoo.Rprop: ["fused", "nonfinite"],
     optizoo.Adagrad: ["capturable", *DECAYS],
     optizoo.Adadelta: ["fused", *DECAYS],
     optizoo.RMSprop: ["fused", "eps_inside_sqrt", "initial_accumulator", *DECAYS],
