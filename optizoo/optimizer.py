@@ -336,7 +336,11 @@ class RuleOptimizer(Optimizer):
             FloatingPointError: A gradient is not finite, and ``nonfinite="raise"``. Nothing was updated.
         """
         # torch wraps the step of every class to run hooks and to tell the profiler, which costs 6 us; see `hooked`.
-        if type(self).step is RuleOptimizer.step and self._is_observed():
+        if torch.compiler.is_compiling():
+            observed = bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+        else:
+            observed = type(self).step is RuleOptimizer.step and self._is_observed()
+        if observed:
             return self._observed_step(closure)
         return self._step(closure)
 
@@ -361,7 +365,7 @@ class RuleOptimizer(Optimizer):
         if any("nonfinite" in group for group in self.param_groups) and not self._finite():
             return loss
         if torch.compiler.is_compiling():
-            self._update_buckets()
+            self._compiled_update()
         elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
             self._scaled_update()
         elif self._plan is None or not self._plan.run(self.param_groups, self.state):
@@ -466,7 +470,7 @@ class RuleOptimizer(Optimizer):
         on = tuple(name for name in switches if name not in off)
         states, zeros, made_by_rule = _states(rule, on, off)
         pairs = list(pairs)
-        if self.counts_steps and not torch.compiler.is_compiling():
+        if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if _on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
         for param, grad in pairs:
@@ -576,10 +580,79 @@ class RuleOptimizer(Optimizer):
             options["step"] = step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
-            options["tensor_scalars"] = (
-                group["capturable"] or group["differentiable"] or torch.compiler.is_compiling()
-            ) and any(isinstance(value, Tensor) for value in _flat(options.values()))
+            options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and _has_tensor(options)
         return options
+
+    # torch.compile ---------------------------------------------------------------------------------------------------
+
+    def _init_group(self, group: dict[str, Any], index: int, params: list[Tensor], grads: list[Tensor]) -> None:
+        """Collect parameters and gradients, make the states that they lack, and write down what their rule takes.
+
+        While torch.compile traces a step, it runs a method of this name for real, and takes what is in the lists then
+        as inputs of its graph. What the rule takes cannot be found by tracing: that reads signatures.
+        """
+        completed = self.complete(group)
+        rule = self.rule_for(completed)
+        off = tuple(name for name, switch in self.state_switches.items() if not completed[switch])
+        on = tuple(name for name in self.state_switches if name not in off)
+        states, zeros, _ = _states(rule, on, off)
+        declared = schema(rule)
+        names = [name for name in declared.options if name not in self.products]
+        # The others are read from the group, where torch.compile watches them.
+        fixed = {name: completed[name] for name in (*names, "maximize") if group.get(name) is None}
+        factors = {name: (factor, schema(factor).options) for name, factor in self.products.items()}
+        self._wirings = {**self.__dict__.get("_wirings", {})}
+        self._wirings[index] = rule, tuple(states), tuple(names), fixed, declared.names_step, factors
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            params.append(param)
+            grads.append(param.grad)
+            if not states and not self.counts_steps:
+                continue
+            store = self.state[param]
+            counter = self._counter(store, param, on_device=True) if self.counts_steps else None
+            for name in self.products:
+                if name not in store:
+                    assert counter is not None
+                    store[name] = torch.ones_like(counter)
+            for name in zeros:
+                if store.get(name) is None:
+                    store[name] = self._initial(name, completed, param)
+
+    @torch.no_grad()
+    def _compiled_update(self) -> None:
+        """Make a step in a form that torch.compile can follow: the rule in its loop, counters as tensors."""
+        work = []
+        for index, group in enumerate(self.param_groups):
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            self._init_group(group, index, params, grads)
+            work.append((group, params, grads))
+        for index, (group, params, grads) in enumerate(work):
+            rule, states, names, fixed, names_step, factors = self._wirings[index]
+            options = {name: _scalar(fixed[name] if name in fixed else group[name]) for name in names}
+            for param, grad in zip(params, grads, strict=True):
+                store = self.state[param] if states or self.counts_steps else {}
+                numbers, products = dict(options), []
+                step = store["step"].double() + 1 if self.counts_steps else None  # in float32, 1 - β₂ᵗ loses digits
+                for name, (factor, wanted) in factors.items():
+                    new = store[name] * factor(step, **{option: group[option] for option in wanted})
+                    products.append((store[name], new))
+                    numbers[name] = new
+                if names_step:
+                    numbers["step"] = step
+                numbers["tensor_scalars"] = _has_tensor(numbers)
+                numbers["maximize"] = fixed["maximize"] if "maximize" in fixed else group["maximize"]
+                present = {name: store.get(name) is not None for name in states}
+                bucket = Bucket(group, rule, numbers, "loop", present)
+                bucket.params.append(param)
+                bucket.grads.append(grad)
+                bucket.stores.append(store)
+                if self.counts_steps:
+                    bucket.counters.append(store["step"])
+                bucket.products += products
+                bucket.update()
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -738,7 +811,7 @@ def _warn_of_eps(group: Mapping[str, Any], params: Iterable[Any], where: str) ->
 
 def _on_device(group: Mapping[str, Any], param: Tensor) -> bool:
     """Return whether the counters of a group live on the device of its parameters."""
-    return bool(group.get("capturable") or torch.compiler.is_compiling() or (group.get("fused") and param.is_cuda))
+    return bool(group.get("capturable") or (group.get("fused") and param.is_cuda))
 
 
 def _share_equal(stores: Iterable[dict[str, Any]], names: Collection[str]) -> None:
@@ -755,6 +828,10 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_scalar, value))
     return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value
+
+
+def _has_tensor(options: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in _flat(options.values()))
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:

@@ -55,7 +55,8 @@ def update(
         # Autograd may save the parameter that the rule reads, which the copy below overwrites.
         operands = _of_one_type([param.clone() if differentiable else param, -grad if maximize else grad, *state])
         if tensor_scalars:
-            results = rule(*(None if operand is None else Operand(operand) for operand in operands), **options)
+            wrapped = {name: _wrapped(value) for name, value in options.items()}
+            results = rule(*(None if operand is None else Operand(operand) for operand in operands), **wrapped)
         else:
             results = rule(*operands, **options)
         check_results(rule, results, ("param", *states))
@@ -84,20 +85,22 @@ def _of_one_type(operands: Sequence[Any]) -> list[Any]:
 
 def _unshared(results: Iterable[Any], operands: Sequence[Any]) -> list[Any]:
     """Return the results of a rule; what it was given or has returned before, as a copy: no two states share memory."""
-    seen = {id(operand) for operand in operands}
+    seen = list(operands)  # compared one by one: torch.compile watches a tensor for ever whose `id` was asked for
     copies = []
     for result in results:
-        copies.append(result.clone() if result is not None and id(result) in seen else result)
-        seen.add(id(result))
+        known = result is not None and any(result is tensor for tensor in seen)
+        copies.append(result.clone() if known else result)
+        seen.append(result)
     return copies
 
 
 class Operand:
-    """A tensor whose fused words take 0-dim tensors as scalars, without reading them on the host.
+    """A tensor, or a tensor option, whose words take tensors as scalars, without reading them on the host.
 
     ``Tensor.addcdiv(value=lr)`` and its like read a tensor ``lr`` as a number: that cuts the graph of autograd
     and bakes the number into a CUDA graph. Here the scalar stays a tensor, at the price of more passes and of the
-    rounding of the plain operators.
+    rounding of the plain operators. Options are wrapped too, because torch.compile does not find the operators of a
+    class of ours when a tensor stands on the other side.
     """
 
     __slots__ = ("tensor",)
@@ -129,24 +132,48 @@ class Operand:
     def __rtruediv__(self, other):
         return Operand(_tensor(other) / self.tensor)
 
+    def __pow__(self, other):
+        return Operand(self.tensor ** _tensor(other))
+
+    def __rpow__(self, other):
+        return Operand(_tensor(other) ** self.tensor)
+
     def __neg__(self):
         return Operand(-self.tensor)
 
+    def __bool__(self):
+        return bool(self.tensor)
+
+    def __float__(self):
+        return float(self.tensor)
+
+    def __lt__(self, other):
+        return self.tensor < _tensor(other)
+
+    def __le__(self, other):
+        return self.tensor <= _tensor(other)
+
+    def __gt__(self, other):
+        return self.tensor > _tensor(other)
+
+    def __ge__(self, other):
+        return self.tensor >= _tensor(other)
+
     def add(self, other, *, alpha=1):
         """Return self + alpha · other."""
-        return self + alpha * _tensor(other)
+        return Operand(self.tensor + _tensor(alpha) * _tensor(other))
 
     def lerp(self, end, weight):
         """Return self + weight · (end - self)."""
-        return self + weight * (_tensor(end) - self.tensor)
+        return Operand(self.tensor + _tensor(weight) * (_tensor(end) - self.tensor))
 
     def addcmul(self, tensor1, tensor2, *, value=1):
         """Return self + value · tensor1 · tensor2."""
-        return self + value * (_tensor(tensor1) * _tensor(tensor2))
+        return Operand(self.tensor + _tensor(value) * (_tensor(tensor1) * _tensor(tensor2)))
 
     def addcdiv(self, tensor1, tensor2, *, value=1):
         """Return self + value · tensor1 / tensor2."""
-        return self + value * (_tensor(tensor1) / _tensor(tensor2))
+        return Operand(self.tensor + _tensor(value) * (_tensor(tensor1) / _tensor(tensor2)))
 
     def maximum(self, other):
         """Return the larger of the two, element by element."""
@@ -154,11 +181,11 @@ class Operand:
 
     def clamp_min(self, minimum):
         """Return the values, none below ``minimum``."""
-        return Operand(self.tensor.clamp_min(minimum))
+        return Operand(self.tensor.clamp_min(_tensor(minimum)))
 
     def clamp_max(self, maximum):
         """Return the values, none above ``maximum``."""
-        return Operand(self.tensor.clamp_max(maximum))
+        return Operand(self.tensor.clamp_max(_tensor(maximum)))
 
     def sqrt(self):
         """Return the square root."""
@@ -175,3 +202,10 @@ class Operand:
 
 def _tensor(value):
     return value.tensor if isinstance(value, Operand) else value
+
+
+def _wrapped(value):
+    """Return an option with its tensors as operands."""
+    if isinstance(value, tuple):
+        return tuple(_wrapped(item) for item in value)
+    return Operand(value) if isinstance(value, Tensor) else value
