@@ -119,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the parameters (default: float32)")
     step.set_defaults(run=_bench_step)
 
-    epoch = command("epoch", "time an epoch of the linear CIFAR-10 model, side by side with hand-written loops", of=of)
+    epoch = command("epoch", "time an epoch of a CIFAR-10 model, side by side with hand-written loops", of=of)
+    epoch.add_argument("--model", nargs="+", metavar="NAME", help="linear, two_layer (default: linear)")
     epoch.add_argument("--data", default="cifar10", help="data set; synthetic needs no images (default: cifar10)")
     epoch.add_argument("--batch-size", type=_positive, default=128, help="images in a batch (default: 128)")
     epoch.add_argument("--repeats", type=_positive, default=7, help="repeats of the fast sides (default: 7)")
@@ -292,10 +293,14 @@ def _bench_epoch(options: argparse.Namespace) -> int:
     from optizoo.lab import data
     from optizoo.lab.benchmark import epoch_benchmark, format_epochs
     from optizoo.lab.folder import write_json
+    from optizoo.lab.models import list_models
 
+    models = _chosen("--model", options.model, list_models()) or ["linear"]
     _check_folder(options.json)
     dataset = data.load(options.data)
-    result = epoch_benchmark(dataset, batch_size=options.batch_size, repeats=options.repeats, device=options.device)
+    result = epoch_benchmark(
+        dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device
+    )
     print(format_epochs(result))
     if options.json is not None:
         write_json(options.json, result)
