@@ -5,6 +5,7 @@ extra ``lab`` is imported by its sub-command, so the others work without it.
 """
 
 import argparse
+import errno
 import importlib.util
 import json
 import signal
@@ -28,6 +29,17 @@ Every value of the config can be set behind its file, by its dotted name:
 Values are written as in TOML, where quotes may be left out; several make a list; none stands for "left out".
 """
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REMEDIES = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "give a folder that can be written to",
+    errno.EEXIST: "it is no folder; give another path",
+    errno.ENOTDIR: "it is no folder; give another path",
+    errno.EISDIR: "it is a folder; give another path",
+}
 LAB = ("jinja2", "matplotlib", "numpy", "PIL", "torchvision", "tqdm")
 
 
@@ -57,8 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug or not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> str:
+    """Return what is wrong and what to do, in one line."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        what = "a file" if error.filename is None else error.filename
+        message = f"{what}: {error.strerror}: {REMEDIES.get(error.errno or 0, 'check the path')}"
+    return " ".join(message.split())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -238,6 +259,12 @@ def _train(options: argparse.Namespace) -> int:
         )
     result = trained.record.result
     assert result is not None
+    if trained.status == "diverged":
+        kept = f"{saved} has the state before" if checkpoint.exists(saved) else "it had no checkpoint yet"
+        raise UsageError(
+            f"{record}: the run diverged after {result['steps']} steps, loss or weights are not finite: "
+            f"lower optimizer.lr = {config.optimizer.lr:g}; {kept}"
+        )
     print(f"{trained.status} after {result['steps']} steps, {result['seconds']:.1f} s of training")
     if result["final_loss"] is not None:
         print(f"mean loss of the last epoch {result['final_loss']:.4f}")

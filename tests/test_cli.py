@@ -282,10 +282,8 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
 
     monkeypatch.setattr(epochs, "epoch_benchmark", epoch_benchmark)
     monkeypatch.setattr(epochs, "format_epochs", lambda result: f"table of {result}")
-    assert (
-        cli.main(["bench", "epoch", "--model", "two_layer", "--batch-size", "64", "--repeats", "3", "--json", "e.json"])
-        == 0
-    )
+    chosen = ["--model", "two_layer", "--batch-size", "64", "--repeats", "3"]
+    assert cli.main(["bench", "epoch", *chosen, "--json", "e.json"]) == 0
     assert asked == {"models": ["two_layer"], "batch_size": 64, "repeats": 3, "device": "auto"}
     assert capsys.readouterr().out == "table of {'rows': 40}\n"
     assert json.loads(Path("e.json").read_text(encoding="utf-8")) == {"rows": 40}

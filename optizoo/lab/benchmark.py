@@ -151,7 +151,7 @@ def epoch_benchmark(
             lab.append(lab_epoch(*arguments))
             memory.append(in_memory_epoch(*arguments))
         loader = dataloader_epoch(*arguments)
-        row = {"model": model, "optimizer": name}
+        row: dict[str, Any] = {"model": model, "optimizer": name}
         row |= {"lab_s": statistics.median(lab), "in_memory_s": statistics.median(memory)}
         # The median of the ratios of neighbours in time, which a change of the machine's load touches least.
         row["in_memory_over_lab"] = statistics.median(b / a for a, b in zip(lab, memory, strict=True))
@@ -185,13 +185,6 @@ def format_epochs(result: dict[str, Any]) -> str:
     rows = [["model", "optimizer", "lab [s]", "in memory [s]", "DataLoader [s]", "in memory / lab", "DataLoader / lab"]]
     for row in result["rows"]:
         times = [f"{row['lab_s']:.4f}", f"{row['in_memory_s']:.4f}", f"{row['dataloader_s']:.2f}"]
-        rows.append(
-            [
-                row["model"],
-                row["optimizer"],
-                *times,
-                f"{row['in_memory_over_lab']:.2f}",
-                f"{row['dataloader_over_lab']:.1f}",
-            ]
-        )
+        ratios = [f"{row['in_memory_over_lab']:.2f}", f"{row['dataloader_over_lab']:.1f}"]
+        rows.append([row["model"], row["optimizer"], *times, *ratios])
     return text_table(rows, right=range(2, 7))

@@ -13,7 +13,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["CheckpointError", "Interruption", "exists", "load", "previous", "remove", "save", "written_beside"]
+__all__ = [
+    "CheckpointError",
+    "Interruption",
+    "exists",
+    "load",
+    "naming",
+    "previous",
+    "remove",
+    "save",
+    "written_beside",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,15 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the system tell what was being written: what fails on an open file does not name it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
     """Write ``state`` to a temporary file beside ``path``, force it to the disk, and leave moving it to the caller.
 
@@ -66,7 +85,7 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
         # Straight into the file, torch's zip writer would turn a full disk into an error that does not say so.
         buffer = BytesIO()
         torch.save(state, buffer)
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
