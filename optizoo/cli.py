@@ -198,7 +198,10 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads: {verdict}")
     if options.json is not None:
         text = json.dumps(matrix.as_json(results, device)).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
-        options.json.write_text(text + "\n", encoding="utf-8")
+        try:
+            options.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:  # what fails on an open file does not name it
+            raise OSError(error.errno, error.strerror, str(options.json)) from error
     return 1 if failures else 0
 
 

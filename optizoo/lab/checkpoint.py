@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -98,12 +99,14 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
 def load(path: str | Path) -> dict[str, Any]:
     """Read the newest checkpoint that can be read, with ``weights_only=True``, onto the CPU.
 
-    If the newest is missing or damaged, the one before it is taken, and a warning is logged.
+    If the newest is missing or damaged, the one before it is taken, and a warning is logged. What a killed process left
+    behind half written is deleted.
 
     Raises:
         CheckpointError: None of the two can be read.
     """
     path = Path(path)
+    _remove_remains(path)
     try:
         return _read(path)
     except CheckpointError as error:
@@ -116,8 +119,15 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def remove(path: str | Path) -> None:
     """Delete the checkpoint and the one before it, if they are there."""
-    Path(path).unlink(missing_ok=True)
+    path = Path(path)
+    path.unlink(missing_ok=True)
     previous(path).unlink(missing_ok=True)
+    _remove_remains(path)
+
+
+def _remove_remains(path: Path) -> None:
+    for remains in path.parent.glob(f".{escape(path.name)}.*"):
+        remains.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
