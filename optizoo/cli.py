@@ -66,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+        raise
     except Exception as error:
         if options.debug or not _is_users(error):
             raise
@@ -77,7 +81,7 @@ def _told(error: Exception) -> str:
     """Return what is wrong and what to do, in one line."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
-        what = "a file" if error.filename is None else error.filename
+        what = error.filename2 or error.filename or "a file"  # the second is where a file was to be moved
         message = f"{what}: {error.strerror}: {REMEDIES.get(error.errno or 0, 'check the path')}"
     return " ".join(message.split())
 
@@ -237,8 +241,6 @@ def _train(options: argparse.Namespace) -> int:
     record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
     if record.exists() and not (options.resume or options.fresh):
         raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
-    if options.resume and not checkpoint.exists(saved):
-        print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
     resolve_device(config.train.device)  # what cannot be had shows before the data are read
     dataset = data.load(**asdict(config.data))
     # What is written can be handed on: it does not tell where the data lie.
@@ -248,6 +250,8 @@ def _train(options: argparse.Namespace) -> int:
         written = folder / "config.json"
         if options.resume and written.exists() and digest(load_run(written)) != digest(config):
             raise UsageError(f"{folder} holds a run with another config ({written}): restore it, or give another --out")
+        if options.resume and not checkpoint.exists(saved):
+            print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
         if options.fresh:
             record.unlink(missing_ok=True)
             checkpoint.remove(saved)

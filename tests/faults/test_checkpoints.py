@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from optizoo import cli
 from optizoo.lab import checkpoint as checkpoints
@@ -52,6 +54,7 @@ def load(config: RunConfig) -> data.Dataset:
 
 def save_for_ever(folder: Path, begun: Connection) -> None:
     """Train and save until killed: what the processes of the test do."""
+    tqdm.set_lock(threading.RLock())  # the default one has a semaphore, which the killed would leave behind
     dataset = load(SAVING)
     begun.send_bytes(b"begun")
     train(SAVING, dataset, record=folder / "r.jsonl", checkpoint=folder / "c.pt", resume=True, progress=False)
