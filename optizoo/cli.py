@@ -48,7 +48,11 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 if a verification fails, 2 for a mistake of the user.
+    """Run the command line and return the exit status.
+
+    It is 0, or 1 if a verification fails, 2 for what the user can mend (a mistake, data or files that cannot be used, a
+    full disk, a run that diverged), 130 after SIGINT; SIGTERM leaves with 143 (``SystemExit``) where training saves
+    a checkpoint first.
 
     >>> main(["list"])
     sgd       Stochastic gradient descent, with momentum and Nesterov's form of it; drop-in for torch.optim.SGD.

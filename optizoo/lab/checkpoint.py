@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -67,10 +68,12 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of the system tell what was being written: what fails on an open file does not name it."""
+    """Let errors of the system tell what was being written, where they do not name it: on files that are open."""
     try:
         yield
     except OSError as error:
+        if error.filename is not None:
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -135,6 +138,8 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file can fail anywhere in torch.load
         reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would go on to explain how to load it all the same
+            reason = "it is damaged, or holds more than tensors and plain values, which could run code"
         raise CheckpointError(
             f"the checkpoint {path} cannot be read ({reason}): delete it to begin the run again"
         ) from error

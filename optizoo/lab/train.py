@@ -384,6 +384,8 @@ class _Run:
                 (self.graph or static)()
                 made += 1
                 bar.update()
+            if self.step + made < self.total_steps:  # the device is still busy
+                _order(len(self.batches.split), seed=self.config.seed, epoch=self.epoch + 1)
             finite = int(static.losses[at : at + made].isfinite().long().cumprod(0).sum())
             if finite < made:
                 self.is_finite = False
@@ -521,7 +523,7 @@ def _open_record(
     return recorder
 
 
-_order = lru_cache(maxsize=1)(epoch_order)  # for a large set it takes some milliseconds
+_order = lru_cache(maxsize=2)(epoch_order)  # for a large set it takes some milliseconds
 
 
 def _may_be_static(config: RunConfig, device: torch.device) -> bool:

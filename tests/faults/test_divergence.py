@@ -93,6 +93,24 @@ def test_run_stops_before_the_update(
         assert checkpoints.load("c.pt")["step"] == 4 * epochs
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_static_run_stops_before_the_update_that_blows_it_up(
+    config: Path, monkeypatch: pytest.MonkeyPatch, device: str
+):
+    """A rate that grows without end blows a run up behind its first epoch; it ends with the last weights that worked."""
+    monkeypatch.setattr(training, "_may_be_static", lambda config, device: True)
+    growing = CONFIG.replace("[train]", '[schedule]\nname = "exponential"\ngamma = 100\n[train]')
+    config.write_text(growing.replace('"cpu"', f'"{device}"'), encoding="utf-8")
+    stopped = run(config, epochs=12)()
+    assert stopped.status == "diverged"
+    steps = len(stopped.losses)
+    assert steps > 4
+    assert bool(stopped.losses.isfinite().all())
+    expected = run(config, epochs=12, max_steps=steps, graph=False)()
+    assert_same(stopped.losses, expected.losses)
+    assert_same(stopped.model.state_dict(), expected.model.state_dict())
+
+
 def test_penalty_that_is_not_finite(config: Path):
     """The penalty is part of the loss: where it overflows, no update is made."""
     stopped = run(config, l2=3e38)()
@@ -149,6 +167,7 @@ def train_in_a_group(rank: int, folder: Path) -> None:
         if not all(bool(param.grad.isfinite().all()) for param in model.parameters() if param.grad is not None):
             state = {"step": step, "loss": loss.item(), "model": model.module.state_dict()}
             torch.save({**state, "optimizer": optimizer.state_dict()}, folder / f"{rank}.pt")
+            distributed.destroy_process_group()
             raise SystemExit(3)
         optimizer.step()
 
