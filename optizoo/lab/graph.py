@@ -84,7 +84,11 @@ class Graph:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Make one step.
+
+        Raises:
+            RuntimeError: The step does what cannot be captured, such as waiting for the device.
+        """
         if self.graph is None and self.warm < WARM_UP:
             self.warm += 1
             current = torch.cuda.current_stream()
@@ -97,7 +101,12 @@ class Graph:
             for param in self.params:
                 param.grad = None
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self.stream):
-                self.step()
+            try:
+                with torch.cuda.graph(graph, stream=self.stream):
+                    self.step()
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"a CUDA graph cannot capture the step ({error}): set train.graph = false, which computes the same"
+                ) from error
             self.graph = graph
         self.graph.replay()

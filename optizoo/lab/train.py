@@ -321,9 +321,9 @@ class _Run:
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Load the state of an optimizer, which may have been saved on another kind of device."""
-        for group in state["param_groups"]:
-            if "capturable" in group:  # also decides where torch's optimizers put their counters
-                group["capturable"] = self.static is not None
+        for group, own in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
+            if "capturable" in group or "capturable" in own:  # decides where the counters go
+                group["capturable"] = own.get("capturable", False)
         self.optimizer.load_state_dict(state)
         self.set_rates(self.step)
 

@@ -97,7 +97,7 @@ def test_run_stops_before_the_update(
 def test_static_run_stops_before_the_update_that_blows_it_up(
     config: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ):
-    """A rate that grows without end blows a run up behind its first epoch; it ends with the last weights that worked."""
+    """A rate that grows without end blows a run up behind its first epoch; it ends with the last good weights."""
     monkeypatch.setattr(training, "_may_be_static", lambda config, device: True)
     growing = CONFIG.replace("[train]", '[schedule]\nname = "exponential"\ngamma = 100\n[train]')
     config.write_text(growing.replace('"cpu"', f'"{device}"'), encoding="utf-8")

@@ -373,6 +373,7 @@ RESUMABLE = [
     pytest.param({"optimizer": {"name": "rmsprop", "centered": True}, "model": DROPOUT}, id="rmsprop"),
     pytest.param({"optimizer": {"name": "adam", "amsgrad": True}, "model": DROPOUT}, id="adam"),
     pytest.param({"optimizer": {"name": "adamw", "library": "torch"}, "model": DROPOUT}, id="torch-adamw"),
+    pytest.param({"optimizer": {"name": "adam", "capturable": True}}, id="capturable"),
     pytest.param({"optimizer": {"name": "adamw"}, "schedule": {"name": "cosine", "warmup_steps": 3}}, id="schedule"),
     pytest.param({"train": {"l1": 0.01, "l2": 0.1, "tolerance": 1e9, "patience": 2}}, id="penalty-and-tolerance"),
     pytest.param({"train": {"epochs": 12, "full_batch": True}}, id="full-batch"),
@@ -630,19 +631,25 @@ def test_resumed_static_run_is_the_same_run(
     assert_same_run(resumed, train(config, dataset, progress=False))
 
 
+@pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "sgd", "momentum": 0.9}], ids=["adam", "momentum"])
 @pytest.mark.parametrize("first", ["ordinary", "static"])
 def test_run_moves_to_another_kind_of_device(
-    dataset: Dataset, tmp_path: Path, interrupted, first: str, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
+    tmp_path: Path,
+    interrupted,
+    first: str,
+    optimizer: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """A run that was begun where steps are static goes on where they are not, and the other way round."""
-    config = run_config(optimizer={"name": "adam"}, schedule={"name": "cosine"})
+    config = run_config(optimizer=optimizer, schedule={"name": "cosine"})
     with monkeypatch.context() as patch:
         patch.setattr(training, "_may_be_static", lambda config, device: first == "static")
         interrupted(6, config, dataset, checkpoint=tmp_path / "c.pt")
     monkeypatch.setattr(training, "_may_be_static", lambda config, device: first != "static")
     resumed = train(config, dataset, checkpoint=tmp_path / "c.pt", resume=True, progress=False)
     (group,) = resumed.optimizer.param_groups
-    assert (group["capturable"], isinstance(group["lr"], Tensor)) == ((first != "static"),) * 2
+    assert (group.get("capturable", False), isinstance(group["lr"], Tensor)) == ((first != "static"),) * 2
     ordinary = train(config, dataset, progress=False)
     torch.testing.assert_close(resumed.losses, ordinary.losses, rtol=1e-5, atol=0)
 
