@@ -5,6 +5,7 @@ extra ``lab`` is imported by its sub-command, so the others work without it.
 """
 
 import argparse
+import errno
 import importlib.util
 import json
 import signal
@@ -28,6 +29,17 @@ Every value of the config can be set behind its file, by its dotted name:
 Values are written as in TOML, where quotes may be left out; several make a list; none stands for "left out".
 """
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REMEDIES = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "give a folder that can be written to",
+    errno.EEXIST: "it is no folder; give another path",
+    errno.ENOTDIR: "it is no folder; give another path",
+    errno.EISDIR: "it is a folder; give another path",
+}
 LAB = ("jinja2", "matplotlib", "numpy", "PIL", "torchvision", "tqdm")
 
 
@@ -36,7 +48,11 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 if a verification fails, 2 for a mistake of the user.
+    """Run the command line and return the exit status.
+
+    It is 0, or 1 if a verification fails, 2 for what the user can mend (a mistake, data or files that cannot be used, a
+    full disk, a run that diverged), 130 after SIGINT; SIGTERM leaves with 143 (``SystemExit``) where training saves
+    a checkpoint first.
 
     >>> main(["list"])
     sgd       Stochastic gradient descent, with momentum and Nesterov's form of it; drop-in for torch.optim.SGD.
@@ -54,11 +70,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+        raise
     except Exception as error:
         if options.debug or not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> str:
+    """Return what is wrong and what to do, in one line."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        what = error.filename2 or error.filename or "a file"  # the second is where a file was to be moved
+        message = f"{what}: {error.strerror}: {REMEDIES.get(error.errno or 0, 'check the path')}"
+    return " ".join(message.split())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the parameters (default: float32)")
     step.set_defaults(run=_bench_step)
 
-    epoch = command("epoch", "time an epoch of the linear CIFAR-10 model, side by side with hand-written loops", of=of)
+    epoch = command("epoch", "time an epoch of a CIFAR-10 model, side by side with hand-written loops", of=of)
+    epoch.add_argument("--model", nargs="+", metavar="NAME", help="linear, two_layer (default: linear)")
     epoch.add_argument("--data", default="cifar10", help="data set; synthetic needs no images (default: cifar10)")
     epoch.add_argument("--batch-size", type=_positive, default=128, help="images in a batch (default: 128)")
     epoch.add_argument("--repeats", type=_positive, default=7, help="repeats of the fast sides (default: 7)")
@@ -176,7 +206,10 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads: {verdict}")
     if options.json is not None:
         text = json.dumps(matrix.as_json(results, device)).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
-        options.json.write_text(text + "\n", encoding="utf-8")
+        try:
+            options.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:  # what fails on an open file does not name it
+            raise OSError(error.errno, error.strerror, str(options.json)) from error
     return 1 if failures else 0
 
 
@@ -212,8 +245,6 @@ def _train(options: argparse.Namespace) -> int:
     record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
     if record.exists() and not (options.resume or options.fresh):
         raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
-    if options.resume and not checkpoint.exists(saved):
-        print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
     resolve_device(config.train.device)  # what cannot be had shows before the data are read
     dataset = data.load(**asdict(config.data))
     # What is written can be handed on: it does not tell where the data lie.
@@ -223,6 +254,8 @@ def _train(options: argparse.Namespace) -> int:
         written = folder / "config.json"
         if options.resume and written.exists() and digest(load_run(written)) != digest(config):
             raise UsageError(f"{folder} holds a run with another config ({written}): restore it, or give another --out")
+        if options.resume and not checkpoint.exists(saved):
+            print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
         if options.fresh:
             record.unlink(missing_ok=True)
             checkpoint.remove(saved)
@@ -237,6 +270,12 @@ def _train(options: argparse.Namespace) -> int:
         )
     result = trained.record.result
     assert result is not None
+    if trained.status == "diverged":
+        kept = f"{saved} has the state before" if checkpoint.exists(saved) else "it had no checkpoint yet"
+        raise UsageError(
+            f"{record}: the run diverged after {result['steps']} steps, loss or weights are not finite: "
+            f"lower optimizer.lr = {config.optimizer.lr:g}; {kept}"
+        )
     print(f"{trained.status} after {result['steps']} steps, {result['seconds']:.1f} s of training")
     if result["final_loss"] is not None:
         print(f"mean loss of the last epoch {result['final_loss']:.4f}")
@@ -292,10 +331,14 @@ def _bench_epoch(options: argparse.Namespace) -> int:
     from optizoo.lab import data
     from optizoo.lab.benchmark import epoch_benchmark, format_epochs
     from optizoo.lab.folder import write_json
+    from optizoo.lab.models import list_models
 
+    models = _chosen("--model", options.model, list_models()) or ["linear"]
     _check_folder(options.json)
     dataset = data.load(options.data)
-    result = epoch_benchmark(dataset, batch_size=options.batch_size, repeats=options.repeats, device=options.device)
+    result = epoch_benchmark(
+        dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device
+    )
     print(format_epochs(result))
     if options.json is not None:
         write_json(options.json, result)

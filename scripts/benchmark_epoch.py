@@ -1,4 +1,4 @@
-"""Time an epoch of the linear CIFAR-10 model: the lab's loop, a hand-written one, and the usual DataLoader script.
+"""Time an epoch of a CIFAR-10 model: the lab's loop, a hand-written one, and the usual DataLoader script.
 
 The same as ``optizoo bench epoch``, with the same arguments.
 

@@ -46,12 +46,12 @@ part() { # NAME SECONDS COMMAND...: run the command, for so long at most, and no
     summary+=("$(printf '%-10s %4d s  %s' "$name" $((SECONDS - start)) "$verdict")")
 }
 
-# 120 + 120 + 150 + 45 + 35 = 470 seconds at most.
-part tests 120 "$python" -m pytest -q -m gpu tests
-part verify 120 "$python" -m optizoo.cli verify --device cuda --steps 30 --json "$out/verify_cuda.json"
-part step 150 "$python" scripts/benchmark_step.py --device cuda --json "$out/step_cuda.json"
-part epoch 45 "$python" scripts/benchmark_epoch.py --device cuda --data "$data" --json "$out/epoch_cuda.json"
-part train 35 "$python" -m optizoo.cli train configs/cifar10_linear_train.toml --out "$scratch/train" --no-progress \
+# 110 + 110 + 140 + 75 + 40 = 475 seconds at most.
+part tests 110 "$python" -m pytest -q -m gpu tests
+part verify 110 "$python" -m optizoo.cli verify --device cuda --steps 30 --json "$out/verify_cuda.json"
+part step 140 "$python" scripts/benchmark_step.py --device cuda --json "$out/step_cuda.json"
+part epoch 75 "$python" scripts/benchmark_epoch.py --device cuda --model linear two_layer --data "$data" --json "$out/epoch_cuda.json"
+part train 40 "$python" -m optizoo.cli train configs/cifar10_linear_train.toml --out "$scratch/train" --no-progress \
     --train.device cuda --data.name "$data"
 
 printf '\n== summary\n'

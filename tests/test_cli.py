@@ -282,8 +282,9 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
 
     monkeypatch.setattr(epochs, "epoch_benchmark", epoch_benchmark)
     monkeypatch.setattr(epochs, "format_epochs", lambda result: f"table of {result}")
-    assert cli.main(["bench", "epoch", "--batch-size", "64", "--repeats", "3", "--json", "e.json"]) == 0
-    assert asked == {"batch_size": 64, "repeats": 3, "device": "auto"}
+    chosen = ["--model", "two_layer", "--batch-size", "64", "--repeats", "3"]
+    assert cli.main(["bench", "epoch", *chosen, "--json", "e.json"]) == 0
+    assert asked == {"models": ["two_layer"], "batch_size": 64, "repeats": 3, "device": "auto"}
     assert capsys.readouterr().out == "table of {'rows': 40}\n"
     assert json.loads(Path("e.json").read_text(encoding="utf-8")) == {"rows": 40}
 
@@ -317,6 +318,7 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
         pytest.param(["bench", "step", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="bench-device"),
         pytest.param(["bench", "step", "--workload", "linea"], "did you mean 'linear'?", id="bench-workload"),
         pytest.param(["bench", "step", "--optimizer", "adamm"], "did you mean 'adam'?", id="bench-optimizer"),
+        pytest.param(["bench", "epoch", "--model", "two-layer"], "did you mean 'two_layer'?", id="bench-model"),
         pytest.param(["bench", "step", "--json", "no/s.json"], "make its folder no first", id="bench-step-json"),
         pytest.param(["bench", "epoch", "--json", "no/e.json"], "make its folder no first", id="bench-epoch-json"),
     ],

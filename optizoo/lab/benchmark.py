@@ -4,6 +4,7 @@ An epoch of the lab's loop is timed beside the two loops that people write by ha
 the same images with the same kind of optimizer, in one process and in turn, so that a busy machine slows all alike.
 """
 
+import itertools
 import shutil
 import statistics
 import time
@@ -18,9 +19,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from optizoo.lab import models
+from optizoo.lab import models as model_zoo
 from optizoo.lab.compare import CompareResult
-from optizoo.lab.config import OptimizerConfig, RunConfig, TrainConfig
+from optizoo.lab.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from optizoo.lab.data import Dataset, Split, normalise
 from optizoo.lab.records import environment
 from optizoo.lab.train import resolve_device, train
@@ -51,12 +52,14 @@ class PictureSet(TorchDataset):
         return len(self.data)
 
 
-def dataloader_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+def dataloader_epoch(
+    dataset: Dataset, model_name: str, name: str, options: dict[str, Any], batch_size: int, device: str
+) -> float:
     """Return the seconds of an epoch of the usual script: ``DataLoader`` without workers, ToTensor, Normalize."""
     mean, std = ([value / 255 for value in values] for values in (dataset.mean, dataset.std))
     pictures = PictureSet(dataset.train, Compose([ToTensor(), Normalize(mean, std)]))
     loader = DataLoader(pictures, batch_size, shuffle=True)
-    model = models.create("linear", seed=0).to(device)
+    model = model_zoo.create(model_name, seed=0, classes=len(dataset.classes)).to(device)
     optimizer = torch_twin(name, model, **options)
     start = time.perf_counter()
     for images, labels in loader:
@@ -68,11 +71,13 @@ def dataloader_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch
     return time.perf_counter() - start
 
 
-def in_memory_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+def in_memory_epoch(
+    dataset: Dataset, model_name: str, name: str, options: dict[str, Any], batch_size: int, device: str
+) -> float:
     """Return the seconds of the second epoch of a careful hand-written loop over float32 images in memory."""
     images = normalise(dataset.train.images.to(device), dataset.mean, dataset.std)
     labels = dataset.train.labels.to(device)
-    model = models.create("linear", seed=0).to(device)
+    model = model_zoo.create(model_name, seed=0, classes=len(dataset.classes)).to(device)
     optimizer = torch_twin(name, model, **options)
     start = 0.0
     for _ in range(2):
@@ -88,11 +93,14 @@ def in_memory_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_
     return time.perf_counter() - start
 
 
-def lab_epoch(dataset: Dataset, name: str, options: dict[str, Any], batch_size: int, device: str) -> float:
+def lab_epoch(
+    dataset: Dataset, model_name: str, name: str, options: dict[str, Any], batch_size: int, device: str
+) -> float:
     """Return the seconds of the second epoch of :func:`optizoo.lab.train.train`, schedule and losses included."""
     settings = dict(options)
     config = RunConfig(
         name="benchmark",
+        model=ModelConfig(model_name),
         optimizer=OptimizerConfig(name=name, lr=settings.pop("lr"), options=settings),
         train=TrainConfig(epochs=2, batch_size=batch_size, device=device, evaluate_every=2),
     )
@@ -108,17 +116,20 @@ def _wait(device: str) -> None:
 def epoch_benchmark(
     dataset: Dataset,
     *,
+    models: Sequence[str] = ("linear",),
     optimizers: Sequence[tuple[str, dict[str, Any]]] = OPTIMIZERS,
     batch_size: int = 128,
     repeats: int = 7,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Time an epoch of the linear model on every side and return medians, ratios and the environment.
+    """Time an epoch of every model on every side and return medians, ratios and the environment.
 
-    The two fast sides are timed in their second epoch, when memory has been allocated and caches are warm.
+    The two fast sides are timed in their second epoch, when memory has been allocated and caches are warm. On CUDA the
+    lab's has captured its steps in a graph by then.
 
     Args:
         dataset: Its train split is the epoch.
+        models: Names of :func:`optizoo.lab.models.list_models`; two layers have 512 hidden units.
         optimizers: Names and options.
         batch_size: Images in a batch.
         repeats: Of the two fast sides, alternating, after one warm-up; the ``DataLoader`` script runs once for each
@@ -126,13 +137,13 @@ def epoch_benchmark(
         device: As in :class:`optizoo.lab.config.TrainConfig`.
 
     Returns:
-        ``{"environment", "dataset", "batch_size", "repeats", "rows": [{"optimizer", "lab_s", "in_memory_s",
+        ``{"environment", "dataset", "batch_size", "repeats", "rows": [{"model", "optimizer", "lab_s", "in_memory_s",
         "dataloader_s", "in_memory_over_lab", "dataloader_over_lab"}]}``, times in seconds.
     """
     device = str(resolve_device(device))
     rows = []
-    for name, options in optimizers:
-        arguments = (dataset, name, options, batch_size, device)
+    for model, (name, options) in itertools.product(models, optimizers):
+        arguments = (dataset, model, name, options, batch_size, device)
         for side in (lab_epoch, in_memory_epoch):
             side(*arguments)
         lab, memory = [], []
@@ -140,7 +151,8 @@ def epoch_benchmark(
             lab.append(lab_epoch(*arguments))
             memory.append(in_memory_epoch(*arguments))
         loader = dataloader_epoch(*arguments)
-        row = {"optimizer": name, "lab_s": statistics.median(lab), "in_memory_s": statistics.median(memory)}
+        row: dict[str, Any] = {"model": model, "optimizer": name}
+        row |= {"lab_s": statistics.median(lab), "in_memory_s": statistics.median(memory)}
         # The median of the ratios of neighbours in time, which a change of the machine's load touches least.
         row["in_memory_over_lab"] = statistics.median(b / a for a, b in zip(lab, memory, strict=True))
         row |= {"dataloader_s": loader, "dataloader_over_lab": loader / row["lab_s"]}
@@ -170,8 +182,9 @@ def keep_comparison(result: CompareResult, folder: Path) -> None:
 
 def format_epochs(result: dict[str, Any]) -> str:
     """Return the result of :func:`epoch_benchmark` as a table."""
-    rows = [["optimizer", "lab [s]", "in memory [s]", "DataLoader [s]", "in memory / lab", "DataLoader / lab"]]
+    rows = [["model", "optimizer", "lab [s]", "in memory [s]", "DataLoader [s]", "in memory / lab", "DataLoader / lab"]]
     for row in result["rows"]:
-        times = [f"{row['lab_s']:.3f}", f"{row['in_memory_s']:.3f}", f"{row['dataloader_s']:.2f}"]
-        rows.append([row["optimizer"], *times, f"{row['in_memory_over_lab']:.2f}", f"{row['dataloader_over_lab']:.1f}"])
-    return text_table(rows, right=range(1, 6))
+        times = [f"{row['lab_s']:.4f}", f"{row['in_memory_s']:.4f}", f"{row['dataloader_s']:.2f}"]
+        ratios = [f"{row['in_memory_over_lab']:.2f}", f"{row['dataloader_over_lab']:.1f}"]
+        rows.append([row["model"], row["optimizer"], *times, *ratios])
+    return text_table(rows, right=range(2, 7))

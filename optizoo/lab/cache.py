@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def _read(path: Path, fingerprint: str) -> tuple[Content, str] | None:
             raise ValueError("its sha256 is not the one that was written")
     except Exception as error:  # a damaged file can fail anywhere in torch.load, and means one thing: build it again
         reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would go on to explain how to load it all the same
+            reason = "it holds more than tensors and plain values"
         log.warning("the cache file %s is damaged (%s): decoding the source again", path, reason)
         return None
     return content, held["digest"]

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -13,7 +15,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["CheckpointError", "Interruption", "exists", "load", "previous", "remove", "save", "written_beside"]
+__all__ = [
+    "CheckpointError",
+    "Interruption",
+    "exists",
+    "load",
+    "naming",
+    "previous",
+    "remove",
+    "save",
+    "written_beside",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +67,17 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the system tell what was being written, where they do not name it: on files that are open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
     """Write ``state`` to a temporary file beside ``path``, force it to the disk, and leave moving it to the caller.
 
@@ -66,7 +89,7 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
         # Straight into the file, torch's zip writer would turn a full disk into an error that does not say so.
         buffer = BytesIO()
         torch.save(state, buffer)
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
@@ -79,12 +102,14 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
 def load(path: str | Path) -> dict[str, Any]:
     """Read the newest checkpoint that can be read, with ``weights_only=True``, onto the CPU.
 
-    If the newest is missing or damaged, the one before it is taken, and a warning is logged.
+    If the newest is missing or damaged, the one before it is taken, and a warning is logged. What a killed process left
+    behind half written is deleted.
 
     Raises:
         CheckpointError: None of the two can be read.
     """
     path = Path(path)
+    _remove_remains(path)
     try:
         return _read(path)
     except CheckpointError as error:
@@ -97,8 +122,15 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def remove(path: str | Path) -> None:
     """Delete the checkpoint and the one before it, if they are there."""
-    Path(path).unlink(missing_ok=True)
+    path = Path(path)
+    path.unlink(missing_ok=True)
     previous(path).unlink(missing_ok=True)
+    _remove_remains(path)
+
+
+def _remove_remains(path: Path) -> None:
+    for remains in path.parent.glob(f".{escape(path.name)}.*"):
+        remains.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,6 +138,8 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file can fail anywhere in torch.load
         reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would go on to explain how to load it all the same
+            reason = "it is damaged, or holds more than tensors and plain values, which could run code"
         raise CheckpointError(
             f"the checkpoint {path} cannot be read ({reason}): delete it to begin the run again"
         ) from error

@@ -130,7 +130,8 @@ def compare(
         with _threads_of(folder), bar:
             for pair in pairs:
                 _run_pair(folder, pair, dataset, bar, progress=progress)
-        report.write(folder)
+        with checkpoints.naming(folder):
+            report.write(folder)
     config, records = report.read(folder)
     rows = report.summarize(config, records)
     return CompareResult(report.format_table(rows), folder, rows, records)

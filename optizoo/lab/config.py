@@ -379,6 +379,7 @@ class TrainConfig(_Checked):
         evaluate_every: Number of epochs from one evaluation to the next; the last epoch is always evaluated.
         checkpoint_every: Number of epochs from one checkpoint to the next.
         threads: Number of CPU threads; ``None`` leaves torch's setting.
+        graph: On CUDA, make the steps of an epoch as one CUDA graph, which is faster and computes the same.
     """
 
     epochs: int = _field(_integer(1), 10)
@@ -395,6 +396,7 @@ class TrainConfig(_Checked):
     evaluate_every: int = _field(_integer(1), 1)
     checkpoint_every: int = _field(_integer(1), 1)
     threads: int | None = _field(_integer(1, optional=True), None)
+    graph: bool = _field(_flag, True)
 
     def total_steps(self, images: int) -> int:
         """Return the number of updates of a run on so many images that nothing stops early."""
@@ -651,14 +653,14 @@ def _listed(value: Any) -> Any:
 
 
 # Keys that change where a run finds its data or how it is watched, not what it computes.
-_NOT_IN_DIGEST = {"data": ("root", "cache", "download"), "train": ("threads", "checkpoint_every")}
+_NOT_IN_DIGEST = {"data": ("root", "cache", "download"), "train": ("threads", "checkpoint_every", "graph")}
 
 
 def digest(config: RunConfig | CompareConfig) -> str:
     """Return ten hexadecimal digits that tell this config from others.
 
     Defaults written out or left out make no difference; neither do paths, threads and the
-    times of checkpoints.
+    times of checkpoints, and whether there is a CUDA graph.
     """
     table = to_dict(config)
     for section, names in _NOT_IN_DIGEST.items():

@@ -247,7 +247,11 @@ class Batches:
         if not 0 <= start <= len(self):
             raise ValueError(f"start must be from 0 to {len(self)}, the number of batches, got {start}")
         end = len(self) * self.batch_size  # beyond the split if the last batch is not full
-        return self._gather(order[start * self.batch_size : end].to(self._images.device))
+        return self._in_order(order[start * self.batch_size : end].to(self._images.device))
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the images at ``rows`` (int64, on their device), normalised: (b, 3072), at most ``batch_size``."""
+        return self._batch(self._images.index_select(0, rows))
 
     def sequential(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over every image, in the order of the split; the last batch is never dropped."""
@@ -255,11 +259,11 @@ class Batches:
             rows = slice(start, start + self.batch_size)
             yield self._batch(self._images[rows]), self.split.labels[rows]
 
-    def _gather(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _in_order(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         labels = self.split.labels.index_select(0, order)
         for start in range(0, len(order), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            yield self._batch(self._images.index_select(0, order[rows])), labels[rows]
+            yield self.gather(order[rows]), labels[rows]
 
     def _batch(self, images: Tensor) -> Tensor:
         buffer = self._buffer

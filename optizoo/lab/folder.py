@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from optizoo.lab.checkpoint import naming
+
 try:
     import fcntl
 except ImportError:  # not on Windows, where nothing keeps a second process out
@@ -42,5 +44,10 @@ def locked(folder: Path) -> Iterator[None]:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, whole or not at all."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with naming(path):
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 import optizoo
+from optizoo.lab.checkpoint import naming
 
 __all__ = ["Record", "RecordError", "Recorder", "environment"]
 
@@ -198,7 +199,7 @@ class Recorder:
     def _write(self, event: Mapping[str, Any]) -> None:
         if self.path is None:
             return
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())

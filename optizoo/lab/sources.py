@@ -130,8 +130,8 @@ class Source:
             elif self.kind == "folder":
                 files = [("/".join(parts), status) for parts, status in _walk(self.path)]
             else:
-                entries = os.scandir(self.path / TORCHVISION_FOLDER)
-                files = [(entry.name, entry.stat()) for entry in entries]
+                with os.scandir(self.path / TORCHVISION_FOLDER) as entries:
+                    files = [(entry.name, entry.stat()) for entry in entries]
         stamps = sorted((name, status.st_size, status.st_mtime_ns) for name, status in files)
         return hashlib.sha256(json.dumps([self.kind, str(self.path.resolve()), stamps]).encode()).hexdigest()
 
@@ -254,14 +254,16 @@ def _is_image_folder(path: Path) -> bool:
 def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
     """Yield path and status of all that stands in train/ and test/ and in their folders, hidden entries left out."""
     for part in PARTS:
-        for entry in os.scandir(root / part):
-            if entry.name.startswith("."):
-                continue
+        for entry in _visible(root / part):
             yield (part, entry.name), entry.stat()
             if entry.is_dir():
-                for file in os.scandir(entry):
-                    if not file.name.startswith("."):
-                        yield (part, entry.name, file.name), file.stat()
+                for file in _visible(entry):
+                    yield (part, entry.name, file.name), file.stat()
+
+
+def _visible(folder: Path | os.DirEntry) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
 
 
 def _folder_files(root: Path) -> list[_ImageFile]:

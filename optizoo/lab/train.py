@@ -1,11 +1,15 @@
 """Training: one model, one optimizer, one seed; resumable to the bit, lean enough to time optimizers with."""
 
 import hashlib
+import inspect
 import math
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from optizoo.lab import models
 from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import ConfigError, RunConfig, digest, run_from_dict, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
+from optizoo.lab.graph import Graph, StaticStep
 from optizoo.lab.records import Record, Recorder, RecordError, environment
 from optizoo.testing import has_torch_twin, torch_twin
 
@@ -76,22 +81,35 @@ def build_model(config: RunConfig, *, classes: int = 10) -> nn.Module:
     return model.to(resolve_device(config.train.device), getattr(torch, config.train.dtype))
 
 
-def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
+def build_optimizer(config: RunConfig, model: nn.Module, *, static: bool = False) -> Optimizer:
     """Return the optimizer for the model's parameters, from optizoo or its twin from ``torch.optim``.
+
+    Args:
+        config: The run.
+        model: Its model.
+        static: Where the optimizer has ``capturable``, set it, with the rate in a tensor beside the parameters; and
+            take optizoo's fused kernel where nothing else is asked for and it can be had.
 
     Raises:
         ConfigError: ``torch.optim`` has no twin with these options.
     """
     section = config.optimizer
     options = {"lr": section.lr, **section.options, "foreach": config.train.foreach}
-    if section.library == "optizoo":
-        return optimizers.create(section.name, model, **options)
-    if not has_torch_twin(section.name, **options):
+    if section.library == "torch" and not has_torch_twin(section.name, **options):
         raise ConfigError(
             f"= 'torch'; torch.optim has no {section.name} with {section.options}: set 'optizoo'",
             key="optimizer.library",
         )
-    return torch_twin(section.name, model, **options)
+    make = optimizers.create if section.library == "optizoo" else torch_twin
+    optimizer = make(section.name, model, **options)
+    if not static or "capturable" not in inspect.signature(type(optimizer)).parameters:
+        return optimizer
+    param = next(model.parameters())
+    options |= {"capturable": True, "lr": param.new_tensor(min(section.lr, torch.finfo(param.dtype).max))}
+    if section.library == "optizoo" and options["foreach"] is None:
+        with suppress(RuntimeError):  # no fused kernel here
+            return optimizers.create(section.name, model, **options, fused=True)
+    return make(section.name, model, **options)
 
 
 def penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
@@ -152,8 +170,12 @@ def train(
 
     SIGINT and SIGTERM wait until the step is done, save a checkpoint, and then raise. An interrupted run that is
     resumed gives the same weights, states and losses to the bit, on the same machine with the same number of threads.
-    A run whose losses or weights are no longer finite at the end of an epoch stops with the status ``"diverged"``,
-    without an exception and without a checkpoint.
+    A run stops with the status ``"diverged"``, without an exception and without a checkpoint, before the update whose
+    loss (with the penalty) is not finite, and at the end of an epoch in which a weight left the finite numbers.
+
+    On CUDA an epoch's full batches are steps of one CUDA graph, where the optimizer has ``capturable``: its step and
+    rates then live on the device, and a loss that is not finite is found at the end of the epoch, which is made again
+    up to that step. ``train.graph = false`` makes the same steps one kernel at a time.
 
     Args:
         config: The run.
@@ -175,6 +197,7 @@ def train(
         Interruption() as interruption,
         _threads(config.train.threads),
         torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []),
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
     ):
         run = _Run(config, dataset.to(device), device)
         state = None
@@ -213,12 +236,17 @@ class _Run:
 
         self.total_steps = settings.total_steps(len(dataset.train))
         self.model = build_model(config, classes=len(dataset.classes)).train()
-        self.optimizer = build_optimizer(config, self.model)
+        self.params = list(self.model.parameters())
+        self.optimizer = build_optimizer(config, self.model, static=_may_be_static(config, device))
         try:
             self.schedule = config.schedule.build(self.total_steps)
         except ConfigError as error:
             raise error.inside("schedule") from None
-        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.base_lrs = [config.optimizer.lr for _ in self.optimizer.param_groups]
+        # Rates that are tensors are filled, never replaced: the optimizer's graph reads them where they are.
+        self.lrs = [group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor)]
+        self.static = StaticStep(self.batches, self.update, self.lrs) if self.lrs else None
+        self.graph: Graph | None = None
         self.set_rates(0)
 
         self.losses = torch.empty(self.total_steps, dtype=dtype, device=device)
@@ -229,7 +257,7 @@ class _Run:
         self.stalled = 0  # epochs in a row that improved it by less than the tolerance
         self.epochs: list[dict[str, Any]] = []
         self.status: str | None = None
-        self.overflowed = False
+        self.is_finite = True
 
     # The counters that a checkpoint holds beside model, optimizer, losses and random state.
     COUNTERS = ("step", "epoch", "seconds", "best_objective", "stalled", "epochs", "status")
@@ -260,8 +288,7 @@ class _Run:
         for name in self.COUNTERS:
             setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.set_rates(self.step)
+        self.load_optimizer(state["optimizer"])
         self.losses[: self.step] = state["losses"].to(self.device)
         self.generator.set_state(state["random"])
 
@@ -292,67 +319,138 @@ class _Run:
         if recorder.record.result is None:
             recorder.result(**self.result())
 
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Load the state of an optimizer, which may have been saved on another kind of device."""
+        for group, own in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
+            if "capturable" in group or "capturable" in own:  # decides where the counters go
+                group["capturable"] = own.get("capturable", False)
+        self.optimizer.load_state_dict(state)
+        self.set_rates(self.step)
+
     def train_epoch(self, interruption: Interruption, bar: tqdm) -> None:
-        """Make the updates that are left of this epoch."""
-        model, optimizer = self.model, self.optimizer
-        l1, l2 = self.config.train.l1, self.config.train.l2
-        params = list(model.parameters())
-        done = self.step - self.epoch * len(self.batches)
-        left = min(len(self.batches) - done, self.total_steps - self.step)
-        losses = []
+        """Make the updates that are left of this epoch; none from a loss that is not finite."""
+        first = self.epoch * len(self.batches)
+        end = min(first + len(self.batches), self.total_steps)
         start = time.perf_counter()
-        for images, labels in islice(self.epoch_batches(done), left):
-            loss = cross_entropy(model(images), labels)
-            for param in params:
-                param.grad = None
-            (loss + penalty(model, l1=l1, l2=l2) if l1 or l2 else loss).backward()
-            try:
-                optimizer.step()
-            except (RuntimeError, OverflowError) as error:
-                if "overflow" not in str(error):  # else a rate that the parameters' type cannot hold
-                    raise
-                self.overflowed = True
-                break
-            losses.append(loss.detach())
-            self.set_rates(self.step + len(losses))
-            bar.update()
-            if interruption.requested:
-                break
-        if losses:
-            self.losses[self.step : self.step + len(losses)] = torch.stack(losses)
+        if self.static is not None:
+            self.static_steps(min(first + self.static.steps, end), interruption, bar)
+        self.eager_steps(end, interruption, bar)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - start
+
+    def eager_steps(self, end: int, interruption: Interruption, bar: tqdm) -> None:
+        """Make updates until ``end`` of them are made, and look at every loss before its update."""
+        losses: list[Tensor] = []
+        for images, labels in islice(self.epoch_batches(), end - self.step):
+            if interruption.requested or not self.is_finite:
+                break
+            loss = self.backward(images, labels)
+            self.is_finite = math.isfinite(loss)
+            if not self.is_finite:
+                break
+            try:
+                self.optimizer.step()
+            except (RuntimeError, OverflowError) as error:
+                if "overflow" not in str(error):  # else a rate that the parameters' type cannot hold
+                    raise
+                self.is_finite = False
+                break
+            losses.append(loss)
+            self.set_rates(self.step + len(losses))
+            bar.update()
+        if losses:
+            self.losses[self.step : self.step + len(losses)] = torch.stack(losses)
         self.step += len(losses)
 
-    def set_rates(self, step: int) -> None:
-        """Set the rates that the schedule has after ``step`` updates: a function of the step, so there is no state."""
+    def static_steps(self, end: int, interruption: Interruption, bar: tqdm) -> None:
+        """Make updates until ``end`` of them are made, without waiting for the device.
+
+        If it then tells of a loss that is not finite, the updates before that one are made again from where they began.
+        """
+        static = self.static
+        assert static is not None
+        at = self.step - self.epoch * len(self.batches)
+        rates = [self.rates(self.step - at + index) for index in range(static.steps)]
+        before = deepcopy((self.model.state_dict(), self.optimizer.state_dict(), self.generator.get_state()))
+        static.begin(self.order(), rates, at)
+        if self.graph is None and self.device.type == "cuda" and self.config.train.graph:
+            self.graph = Graph(static, self.params)
+        made = 0
+        with warnings.catch_warnings():
+            # torch's optimizers advise against capturable=True at any step outside of a graph.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            while made < end - self.step and not interruption.requested:
+                (self.graph or static)()
+                made += 1
+                bar.update()
+            if self.step + made < self.total_steps:  # the device is still busy
+                _order(len(self.batches.split), seed=self.config.seed, epoch=self.epoch + 1)
+            finite = int(static.losses[at : at + made].isfinite().long().cumprod(0).sum())
+            if finite < made:
+                self.is_finite = False
+                self.graph = None  # it would go on with the tensors that loading replaces
+                self.model.load_state_dict(before[0])
+                self.load_optimizer(before[1])
+                self.generator.set_state(before[2])
+                static.begin(self.order(), rates, at)
+                for _ in range(finite):
+                    static()
+        self.losses[self.step : self.step + finite] = static.losses[at : at + finite]
+        self.step += finite
+        self.set_rates(self.step)
+
+    def update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Make the update of a batch and return its loss, as :meth:`backward` does."""
+        loss = self.backward(images, labels)
+        self.optimizer.step()
+        return loss
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Make the gradients of a batch and return its loss, or NaN where that with the penalty is not finite."""
+        l1, l2 = self.config.train.l1, self.config.train.l2
+        loss = cross_entropy(self.model(images), labels)
+        objective = loss + penalty(self.model, l1=l1, l2=l2) if l1 or l2 else loss
+        for param in self.params:
+            param.grad = None
+        objective.backward()
+        return loss.detach() if objective is loss else loss.detach() + 0 * objective.detach()
+
+    def rates(self, step: int) -> list[float]:
+        """Return the rate of every group after ``step`` updates: a function of the step, so there is no state."""
         try:
             factor = self.schedule(step)
         except OverflowError:
             factor = math.inf
-        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base_lr * factor
+        return [base_lr * factor for base_lr in self.base_lrs]
 
-    def epoch_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the batches of this epoch from the one at ``start`` on."""
+    def set_rates(self, step: int) -> None:
+        """Set the rates that the schedule has after ``step`` updates."""
+        rates = self.rates(step)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        for group, lr, rate in zip(self.optimizer.param_groups, self.lrs, rates, strict=False):
+            group["lr"] = lr.copy_(torch.tensor(rate, dtype=torch.float64))  # infinite where its type ends
+
+    def order(self) -> Tensor:
+        """Return the order of the images in this epoch."""
+        return _order(len(self.batches.split), seed=self.config.seed, epoch=self.epoch)
+
+    def epoch_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the batches that are left of this epoch."""
+        done = self.step - self.epoch * len(self.batches)
         if self.whole is not None:
-            return iter([self.whole][start:])
-        order = epoch_order(len(self.batches.split), seed=self.config.seed, epoch=self.epoch)
-        return self.batches.epoch(order, start)
+            return iter([self.whole][done:])
+        return self.batches.epoch(self.order(), done)
 
     @torch.no_grad()
     def end_epoch(self) -> dict[str, Any]:
         """Count the epoch, evaluate if it is time, decide whether the run ends here; return the epoch's event."""
         settings = self.config.train
         losses = self.losses[self.epoch * len(self.batches) : self.step]
-        train_loss = losses.double().mean().item()
+        train_loss = losses.double().mean().item() if self.is_finite else math.nan
         penalized = penalty(self.model, l1=settings.l1, l2=settings.l2).item()
-        finite = (
-            math.isfinite(train_loss)
-            and not self.overflowed
-            and all(bool(param.isfinite().all()) for param in self.model.parameters())
-        )
+        finite = self.is_finite and all(bool(param.isfinite().all()) for param in self.params)
         self.epoch += 1
         self.status = self.decide(train_loss + penalized, finite=finite)
         event: dict[str, Any] = {
@@ -363,7 +461,7 @@ class _Run:
             "validation_loss": None,
             "validation_accuracy": None,
             "test_accuracy": None,
-            "lr": [float(group["lr"]) for group in self.optimizer.param_groups],
+            "lr": self.rates(self.step),
             "seconds": self.seconds,
         }
         if finite and (self.epoch % settings.evaluate_every == 0 or self.status is not None):
@@ -423,6 +521,14 @@ def _open_record(
     if state is not None and state["status"] is None:
         recorder.resume(state["step"])
     return recorder
+
+
+_order = lru_cache(maxsize=2)(epoch_order)  # for a large set it takes some milliseconds
+
+
+def _may_be_static(config: RunConfig, device: torch.device) -> bool:
+    """Return whether the steps of a run should leave nothing to the host: on CUDA, one graph can then repeat them."""
+    return device.type == "cuda" and not config.train.full_batch
 
 
 def _generator(device: torch.device) -> torch.Generator:

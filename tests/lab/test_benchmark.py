@@ -37,11 +37,15 @@ def test_transforms_normalise_as_the_lab_does(dataset):
 
 def test_rows_and_ratios(dataset):
     """A row has the times of all sides in seconds, and ratios above 1 where the lab is faster."""
-    result = epoch_benchmark(dataset, optimizers=[("adam", {"lr": 1e-4})], batch_size=32, repeats=1, device="cpu")
-    (row,) = result["rows"]
-    assert row["dataloader_over_lab"] == row["dataloader_s"] / row["lab_s"]
-    assert row["in_memory_over_lab"] == row["in_memory_s"] / row["lab_s"]
-    assert "adam" in format_epochs(result)
+    names = ["linear", "two_layer"]
+    result = epoch_benchmark(
+        dataset, models=names, optimizers=[("adam", {"lr": 1e-4})], batch_size=32, repeats=1, device="cpu"
+    )
+    assert [(row["model"], row["optimizer"]) for row in result["rows"]] == [(name, "adam") for name in names]
+    for row in result["rows"]:
+        assert row["dataloader_over_lab"] == row["dataloader_s"] / row["lab_s"]
+        assert row["in_memory_over_lab"] == row["in_memory_s"] / row["lab_s"]
+        assert row["model"] in format_epochs(result)
     assert result["environment"]["torch"] == torch.__version__
 
 

@@ -60,8 +60,8 @@ def signal_at(step: int, number: int = signal.SIGINT) -> Callable[..., torch.opt
     """Return a ``build_optimizer`` whose optimizer raises a signal in its ``step``-th update."""
     build = training.build_optimizer
 
-    def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-        optimizer = build(config, model)
+    def build_optimizer(config: RunConfig, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
+        optimizer = build(config, model, **options)
         calls = [0]
 
         def count(*_: Any) -> None:
@@ -345,9 +345,9 @@ def test_runs_stop_in_time(dataset: Dataset, settings: dict[str, Any], status: s
     assert trained.record.epochs[-1]["test_accuracy"] is not None
 
 
-@pytest.mark.parametrize(("lr", "epochs"), [(1e38, 1), (1e20, 2)], ids=["weights-then-loss", "loss"])
+@pytest.mark.parametrize(("lr", "epochs"), [(1e38, 1), (1e20, 2)], ids=["weights", "loss"])
 def test_divergence_is_recorded_not_raised(dataset: Dataset, tmp_path: Path, lr: float, epochs: int):
-    """A run that leaves the finite numbers stops with its epoch; no checkpoint holds its weights."""
+    """A run whose weights or loss are not finite ends with that epoch; no checkpoint holds its weights."""
     config = run_config(
         optimizer={"lr": lr}, model={"name": "two_layer", "hidden": 8}, train={"batch_size": 60, "l2": 1e5}
     )
@@ -355,7 +355,8 @@ def test_divergence_is_recorded_not_raised(dataset: Dataset, tmp_path: Path, lr:
     result = Record.read(tmp_path / "r.jsonl").result
     assert result is not None
     assert trained.status == result["status"] == "diverged"
-    assert result["steps"] == epochs
+    assert len(trained.record.epochs) == epochs
+    assert result["steps"] == 1
     assert result["test_accuracy"] is None
     assert checkpoints.exists(tmp_path / "c.pt") is (epochs > 1)
     if epochs > 1:
@@ -372,6 +373,7 @@ RESUMABLE = [
     pytest.param({"optimizer": {"name": "rmsprop", "centered": True}, "model": DROPOUT}, id="rmsprop"),
     pytest.param({"optimizer": {"name": "adam", "amsgrad": True}, "model": DROPOUT}, id="adam"),
     pytest.param({"optimizer": {"name": "adamw", "library": "torch"}, "model": DROPOUT}, id="torch-adamw"),
+    pytest.param({"optimizer": {"name": "adam", "capturable": True}}, id="capturable"),
     pytest.param({"optimizer": {"name": "adamw"}, "schedule": {"name": "cosine", "warmup_steps": 3}}, id="schedule"),
     pytest.param({"train": {"l1": 0.01, "l2": 0.1, "tolerance": 1e9, "patience": 2}}, id="penalty-and-tolerance"),
     pytest.param({"train": {"epochs": 12, "full_batch": True}}, id="full-batch"),
@@ -576,6 +578,134 @@ def test_auto_is_cuda_where_there_is_one():
     """The device ``"auto"`` is CUDA if torch sees one, else the CPU."""
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+# Static steps, and their graph --------------------------------------------------------------------------------------
+
+STATIC = [each for each in RESUMABLE if each.id not in ("torch-adamw", "full-batch")]
+
+
+@pytest.fixture
+def static(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs on the CPU leave all to the device, as runs on CUDA do; only the graph is not there."""
+    monkeypatch.setattr(training, "_may_be_static", lambda config, device: True)
+
+
+@pytest.mark.usefixtures("static")
+@pytest.mark.parametrize("sections", STATIC)
+def test_static_steps_are_the_ordinary_steps(
+    dataset: Dataset, sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Steps that read rows, rates and counters from tensors give the bits of the loop that has them from Python."""
+    static = train(run_config(**sections), dataset, progress=False)
+    assert static.optimizer.param_groups[0]["capturable"]
+    monkeypatch.setattr(training._Run, "static_steps", lambda *_: None)
+    ordinary = train(run_config(**sections), dataset, progress=False)
+    assert_same_run(static, ordinary)
+
+
+@pytest.mark.parametrize("sections", STATIC)
+def test_static_steps_compute_what_the_others_do(
+    dataset: Dataset, sections: dict[str, Any], request: pytest.FixtureRequest
+):
+    """``capturable`` changes where step and rate live, not what is computed: losses equal to rounding, same record."""
+    ordinary = train(run_config(**sections), dataset, progress=False)
+    request.getfixturevalue("static")
+    static = train(run_config(**sections), dataset, progress=False)
+    torch.testing.assert_close(static.losses, ordinary.losses, rtol=1e-5, atol=0)
+    assert [epoch["lr"] for epoch in static.record.epochs] == [epoch["lr"] for epoch in ordinary.record.epochs]
+    assert static.status == ordinary.status
+
+
+@pytest.mark.usefixtures("static")
+@pytest.mark.parametrize("sections", STATIC)
+@pytest.mark.parametrize("step", [1, 6, 8])
+def test_resumed_static_run_is_the_same_run(
+    dataset: Dataset, tmp_path: Path, interrupted, sections: dict[str, Any], step: int
+):
+    """Interrupted after any step and resumed, a run of static steps is the uninterrupted one to the bit."""
+    config = run_config(**sections)
+    interrupted(step, config, dataset, checkpoint=tmp_path / "c.pt")
+    assert checkpoints.load(tmp_path / "c.pt")["step"] == step
+    resumed = train(config, dataset, checkpoint=tmp_path / "c.pt", resume=True, progress=False)
+    assert_same_run(resumed, train(config, dataset, progress=False))
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "sgd", "momentum": 0.9}], ids=["adam", "momentum"])
+@pytest.mark.parametrize("first", ["ordinary", "static"])
+def test_run_moves_to_another_kind_of_device(
+    dataset: Dataset,
+    tmp_path: Path,
+    interrupted,
+    first: str,
+    optimizer: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A run that was begun where steps are static goes on where they are not, and the other way round."""
+    config = run_config(optimizer=optimizer, schedule={"name": "cosine"})
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_may_be_static", lambda config, device: first == "static")
+        interrupted(6, config, dataset, checkpoint=tmp_path / "c.pt")
+    monkeypatch.setattr(training, "_may_be_static", lambda config, device: first != "static")
+    resumed = train(config, dataset, checkpoint=tmp_path / "c.pt", resume=True, progress=False)
+    (group,) = resumed.optimizer.param_groups
+    assert (group.get("capturable", False), isinstance(group["lr"], Tensor)) == ((first != "static"),) * 2
+    ordinary = train(config, dataset, progress=False)
+    torch.testing.assert_close(resumed.losses, ordinary.losses, rtol=1e-5, atol=0)
+
+
+# torch's SGD and Adagrad have no capturable.
+NOT_CAPTURABLE = ("sgd", "momentum", "adagrad")
+
+
+@pytest.mark.parametrize("name", NOT_CAPTURABLE)
+@pytest.mark.usefixtures("static")
+def test_what_cannot_be_static_is_not(dataset: Dataset, name: str):
+    """An optimizer that keeps step or rate on the host is stepped from there."""
+    config = run_config(optimizer={"name": name, "library": "torch"})
+    model = training.build_model(config, classes=4)
+    assert not isinstance(training.build_optimizer(config, model, static=True).param_groups[0]["lr"], Tensor)
+    assert train(config, dataset, progress=False).status == "finished"
+
+
+@pytest.mark.parametrize("name", [name for name in optizoo.list_optimizers() if has_torch_twin(name)])
+def test_torch_twins_take_a_rate_on_the_device(name: str):
+    """Every optimizer of ``torch.optim`` that has ``capturable`` can be built for a graph."""
+    config = run_config(optimizer={"name": name, "library": "torch"})
+    (group,) = training.build_optimizer(config, training.build_model(config), static=True).param_groups
+    assert isinstance(group["lr"], Tensor) is group.get("capturable", False) is (name not in NOT_CAPTURABLE)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sections", RESUMABLE)
+@pytest.mark.parametrize("library", ["optizoo", "torch"])
+def test_graph_gives_the_bits_of_its_steps(dataset: Dataset, sections: dict[str, Any], library: str):
+    """On CUDA a run whose epochs are a graph equals, to the bit, the run that makes its steps one kernel at a time."""
+    table = {**sections, "optimizer": {"library": library, **sections.get("optimizer", {})}}
+    if library == "torch" and table["optimizer"].get("lr_in_velocity"):
+        pytest.skip("torch has no velocity form")
+    runs = [
+        train(
+            run_config(**{**table, "train": {**sections.get("train", {}), "device": "cuda", "graph": graph}}),
+            dataset,
+            progress=False,
+        )
+        for graph in (True, False)
+    ]
+    assert_same(runs[0].losses, runs[1].losses)
+    assert_same(runs[0].model.state_dict(), runs[1].model.state_dict())
+    assert_same(runs[0].optimizer.state_dict(), runs[1].optimizer.state_dict())
+
+
+@pytest.mark.gpu
+def test_graph_is_replayed(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    """On CUDA all full batches behind the warm-up are replays; the graph is captured once."""
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph)))
+    train(run_config(optimizer={"name": "adam"}, train={"device": "cuda"}), dataset, progress=False)
+    assert len(replays) == 3 * 3 - 3
+    assert len(set(map(id, replays))) == 1
 
 
 @pytest.mark.gpu
