@@ -43,9 +43,8 @@ def options(name: str, **values: Any) -> Any:
     for key in values:
         if key not in known:
             raise ExperimentError(f"unknown option {key!r} of {name}: {did_you_mean(key, known)}")
-    chosen = kind(**values)
-    for key, about in known.items():
-        value = getattr(chosen, key)
+    for key, value in values.items():
+        about = known[key]
         items = value if isinstance(value, tuple) else (value,)
         if not items:
             raise ExperimentError(f"{name}: {key} is empty; give at least one value")
@@ -54,7 +53,7 @@ def options(name: str, **values: Any) -> Any:
                 raise ExperimentError(f"{name}: {key} = {item!r} is unknown: {did_you_mean(item, about['choices'])}")
             if about["at_least"] is not None and not item >= about["at_least"]:
                 raise ExperimentError(f"{name}: {key} = {item!r}; it must be at least {about['at_least']}")
-    return chosen
+    return kind(**values)
 
 
 def add_flags(parser: argparse.ArgumentParser, name: str) -> list[str]:
@@ -142,7 +141,6 @@ def run_all(folder: str | Path, *, progress: bool = True, fresh: bool = False) -
             if missing(name, chosen) or (not fresh and _is_finished(name, chosen, folder)):
                 continue
             _run(name, chosen, folder, track)
-            _chapter(name, folder)  # with its pictures, before the next is run
         return write_book(folder)
 
 
@@ -208,8 +206,9 @@ def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]
     if reason := missing(name, chosen):
         raise DataError(f"{name} needs CIFAR-10: {reason}")
     recorder = Recorder(None if folder is None else _file(name, folder))
-    kind = getattr(chosen, "data", "none")
-    recorder.start({"experiment": name, "options": _jsonable(asdict(chosen))}, environment(), {"name": kind})
+    data = getattr(chosen, "data", None)
+    about = {"name": data, "source": running.source(data) if data else None}
+    recorder.start({"experiment": name, "options": _jsonable(asdict(chosen))}, environment(), about)
     start = time.perf_counter()
     for row in load(name).compute(chosen, track):
         recorder.add({"event": ROW, **_jsonable(row)})
@@ -296,7 +295,7 @@ def _chapter(name: str, folder: Path) -> dict[str, Any]:
         "verdict": _verdict(page, record),
         "pictures": [_drawn(name, picture, folder) for picture in page.pictures],
         "options": record.config["options"],
-        "dataset": record.dataset["name"],
+        "dataset": ", ".join(filter(None, record.dataset.values())),
         "environment": record.environment,
         "seconds": record.result["seconds"],
     }

@@ -7,10 +7,23 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from matplotlib.figure import Figure
 
+from optizoo.lab import plots
 from optizoo.lab.pictures import Theme
 from optizoo.lab.plots import Line
 
-__all__ = ["Experiment", "Headline", "Page", "Picture", "Row", "Table", "Track", "line_table", "option", "silent"]
+__all__ = [
+    "Experiment",
+    "Headline",
+    "Page",
+    "Picture",
+    "Row",
+    "Table",
+    "Track",
+    "line_picture",
+    "line_table",
+    "option",
+    "silent",
+]
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -144,6 +157,17 @@ def line_table(lines: Sequence[Line], xlabel: str, *, at_most: int = 25) -> Tabl
     values: list[Mapping[float, float | None]] = [dict(zip(line.x, line.y, strict=True)) for line in lines]
     names = [", ".join(filter(None, (line.label, line.panel))) for line in lines]
     return Table([xlabel, *names], [[x, *(each.get(x) for each in values)] for x in xs])
+
+
+def line_picture(
+    name: str, title: str, caption: str, alt: str, lines: Sequence[Line], *, xlabel: str, ylabel: str, **options: Any
+) -> Picture:
+    """Return a picture of lines with its table; the options are those of :func:`optizoo.lab.plots.lines`."""
+
+    def draw(theme: Theme) -> Figure:
+        return plots.lines(lines, xlabel=xlabel, ylabel=ylabel, theme=theme, **options)
+
+    return Picture(name, title, caption, alt, draw, line_table(lines, xlabel))
 
 
 def cell(value: Any) -> str:

@@ -15,13 +15,14 @@ from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from optizoo.lab.pictures import DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
+from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
 
 __all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines"]
 
@@ -198,9 +199,8 @@ def bars(
             axis.hlines(y, bar.low, bar.high, color=theme.ink, linewidth=1.4, zorder=3)
         text = f"{100 * bar.value:.3g} %" if percent else f"{bar.value:.3g}"
         end = bar.value if bar.high is None else max(bar.value, bar.high)
-        axis.annotate(
-            text, (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9, color=theme.ink
-        )
+        number: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        axis.annotate(text, (end, y), color=theme.ink, **number, **_on_paper(theme))
     axis.set_yticks(range(len(bars)), [plain(bar.label) for bar in bars])
     axis.set_ylim(len(bars) - 0.5, -0.5)
     axis.margins(x=0.14)
@@ -350,7 +350,9 @@ def contours(
     steps = np.linspace(low, high, levels)
     if log and high > low:
         steps = low + np.geomspace((high - low) * 1e-4, high - low, levels)
-    drawn = axis.contour(x, y, heights, levels=steps, cmap=CMAP, linewidths=0.9, alpha=0.8)
+    # Colours by rank, of the part of the map that can be seen on this paper.
+    shades = colormaps[CMAP](np.linspace(0.3, 1.0, levels) if theme == DARK else np.linspace(0.0, 0.85, levels))
+    drawn = axis.contour(x, y, heights, levels=steps, colors=shades, linewidths=0.9)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02, format="%.3g")
     bar.outline.set_visible(False)  # type: ignore[operator]  # a patch, whatever the stubs say
     bar.ax.tick_params(colors=theme.ink, labelsize=9, length=0)
@@ -368,9 +370,8 @@ def contours(
         entries.append(entry(look, path.label))
     for name, (px, py) in (points or {}).items():
         axis.plot(px, py, "*", color=theme.ink, markersize=11, zorder=5)
-        axis.annotate(
-            plain(name), (px, py), xytext=(6, 5), textcoords="offset points", fontsize=9, color=theme.ink, zorder=6
-        )
+        place: dict[str, Any] = {"xytext": (7, 6), "textcoords": "offset points", "fontsize": 9, "zorder": 6}
+        axis.annotate(plain(name), (px, py), color=theme.ink, **place, **_on_paper(theme))
     axis.set_xlim(*limits[0])
     axis.set_ylim(*limits[1])
     if equal:
@@ -419,7 +420,12 @@ def _label(figure: Figure, axes: Mapping[str, Axes], xlabel: str, ylabel: str, t
 
 def _draw_mark(axis: Axes, mark: Mark, theme: Theme) -> None:
     options: dict[str, Any] = {"color": theme.ink, "linewidth": 1.0, "linestyle": (0, (1, 2)), "zorder": 1.5}
-    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5, "color": theme.ink, "zorder": 5}
+    text: dict[str, Any] = _on_paper(theme) | {
+        "textcoords": "offset points",
+        "fontsize": 8.5,
+        "color": theme.ink,
+        "zorder": 5,
+    }
     if mark.axis == "x":
         axis.axvline(mark.at, **options)
         text |= {"xy": (mark.at, 1), "xycoords": axis.get_xaxis_transform(), "xytext": (3, -3), "va": "top"}
@@ -429,9 +435,14 @@ def _draw_mark(axis: Axes, mark: Mark, theme: Theme) -> None:
     axis.annotate(plain(mark.text), **text)
 
 
+def _on_paper(theme: Theme) -> dict[str, Any]:
+    """Return the options of a text that lines may cross."""
+    return {"bbox": {"facecolor": theme.paper, "alpha": 0.75, "linewidth": 0, "pad": 0.6}}
+
+
 def _label_ends(axis: Axes, lines: Sequence[Line], looks: Mapping[str, Style], theme: Theme, *, log: bool) -> None:
     """Write labels to the right of the ends of lines, moved apart where they would lie on each other."""
-    gap = 11 / (72 * axis.get_figure().get_figheight() * 0.75)  # type: ignore[union-attr]
+    gap = 12.5 / (72 * axis.get_figure().get_figheight() * 0.85)  # type: ignore[union-attr]
     low, high = axis.get_ylim()
     scale = math.log if log else float
     ends = []
@@ -442,9 +453,13 @@ def _label_ends(axis: Axes, lines: Sequence[Line], looks: Mapping[str, Style], t
             height = (scale(points[-1][1]) - scale(low)) / (scale(high) - scale(low))
             ends.append((min(max(height, 0.0), 1.0), line))
     ends.sort(key=lambda end: end[0])
-    place = -math.inf
-    for height, line in ends:
-        place = max(height, place + gap)
+    places = [height for height, _ in ends]
+    for _ in range(50):  # neighbours push each other apart, until all have room
+        for index in range(1, len(places)):
+            if (overlap := gap - (places[index] - places[index - 1])) > 0:
+                places[index - 1] -= overlap / 2
+                places[index] += overlap / 2
+    for place, (_, line) in zip(places, ends, strict=True):
         colour = theme.ink if line.dashed else looks[line.label].colour
         axis.annotate(
             plain(line.label),

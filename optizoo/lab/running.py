@@ -22,7 +22,18 @@ from optizoo.lab.page import option
 from optizoo.lab.sources import DataError
 from optizoo.lab.train import Trained, train
 
-__all__ = ["DATA", "Images", "dataset", "descend", "images", "minibatches", "missing_data", "train_curve"]
+__all__ = [
+    "DATA",
+    "Images",
+    "batch_loss",
+    "dataset",
+    "descend",
+    "images",
+    "minibatches",
+    "missing_data",
+    "source",
+    "train_curve",
+]
 
 DATA = option("cifar10", "the images; synthetic ones need no download", choices=("cifar10", "synthetic"))
 
@@ -50,10 +61,19 @@ class Images:
 def missing_data() -> str | None:
     """Return why there are no CIFAR-10 images and how to get them, or ``None`` where there are some."""
     try:
-        sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data"))
+        _root()
     except DataError as error:
         return str(error)
     return None
+
+
+def source(name: str) -> str:
+    """Return in words what :func:`dataset` reads: the JPEG images and the original CIFAR-10 are not the same data."""
+    return _root().description if name == "cifar10" else "generated"
+
+
+def _root() -> sources.Source:
+    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data"))
 
 
 @lru_cache(maxsize=2)

@@ -8,14 +8,15 @@ How to write one, in a file ``<name>.py`` of this folder whose name also stands 
 2. ``NEEDS_DATA = False``, or ``True`` where it trains on images: then ``Options`` has the field
    ``data: str = running.DATA``, and the images come from ``running.images(options.data, ...)``.
 3. ``@dataclass(frozen=True) class Options`` of ``name: type = option(default, "help")``: the flags of the command line.
-   The defaults take less than two minutes on two cores.
+   The defaults take less than two minutes on two cores. Options that contradict each other raise
+   :class:`ExperimentError` in ``__post_init__``.
 4. ``compute(options, track)`` yields rows: dicts that JSON can hold, with a key ``"kind"`` where they differ, and with
    all that the page needs, options included. ``for lr in track(options.lrs, "learning rates")`` shows the progress.
 5. ``page(rows)`` returns a :class:`~optizoo.lab.page.Page` from nothing but rows as they come back from the file (no
    NaN or infinity but ``None``; lists for tuples; text for keys). No sentence claims what it has not looked up in them.
 6. Pictures from :mod:`optizoo.lab.plots`, runs from :mod:`optizoo.lab.running`; both have what several need.
-7. ``tests/lab/experiments/test_<name>.py``: the number at a tiny size of ``Options``, by
-   ``book.rows("<name>", steps=5)``, and a claim that turns when the rows are doctored; see ``test_momentum_forms.py``.
+7. ``tests/lab/experiments/test_<name>.py``: ``TINY``, options with which it ends in seconds; its number at this size;
+   and a claim that turns when the rows are doctored. See ``test_momentum_forms.py``.
 
 :mod:`~optizoo.lab.experiments.momentum_forms` is the shortest model; ``bias_correction`` is one that needs data.
 """
@@ -40,6 +41,7 @@ EXPERIMENTS = (
     # Momentum
     "momentum_forms",
     # Adaptive rates
+    "bias_correction",
     # The learning rate
     # Large batches
     # The second derivative

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 
 import optizoo
-from optizoo.lab import plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Track, line_table, option
+from optizoo.lab.experiments import ExperimentError
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import descend
 
 NEEDS_DATA = False
+EPS = torch.finfo(torch.float64).eps
 FORMS = {"outside": False, "inside": True}  # whether the velocity holds the rate
 
 
@@ -36,6 +37,10 @@ class Options:
     cut: float = option(0.1, "factor of the cut", at_least=0)
     momentum: float = option(0.9, "momentum, the lecture's rho", at_least=0)
     start: float = option(1.0, "where the weight begins")
+
+    def __post_init__(self) -> None:
+        if self.cut_after >= self.steps:
+            raise ExperimentError(f"cut_after = {self.cut_after}; it must be below the {self.steps} steps")
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
@@ -65,71 +70,64 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
 def page(rows: Sequence[Row]) -> Page:
     """Show the weights of both forms, and how far they are apart."""
     found = {(row["rate"], row["form"]): row for row in rows}
-    gaps = {name: _gap(found[name, "outside"], found[name, "inside"]) for name in ("constant", "power of two", "cut")}
+    gaps = {rate: _gap(found[rate, "outside"], found[rate, "inside"]) for rate, _ in found}
+    largest = {rate: max(gap) for rate, gap in gaps.items()}
     row = found["cut", "inside"]
     at, weights = row["cut_after"], row["weights"]
-    predicted = (
-        abs((1 - row["cut"]) * row["momentum"] * (weights[at] - weights[at - 1])) if at + 1 < len(weights) else 0
-    )
-    measured = gaps["cut"][at + 1] if at + 1 < len(weights) else 0.0
-    largest = {name: max(gap) for name, gap in gaps.items()}
-    same = largest["cut"] <= 100 * largest["constant"]
-    exact = "equal bit for bit" if largest["power of two"] == 0 else f"up to {largest['power of two']:.1e} apart"
+    predicted = abs((1 - row["cut"]) * row["momentum"] * (weights[at] - weights[at - 1]))
+    rounding = 4 * len(weights) * EPS * max(map(abs, weights))
+    same = {rate: gap <= rounding for rate, gap in largest.items()}
     steps = range(len(weights))
     paths = [
-        Line(f"α {form} the velocity", steps, found[name, form]["weights"], panel=title)
-        for name, title in (("constant", "constant rate"), ("cut", f"rate x {row['cut']:g} after step {at}"))
-        for form in FORMS
+        Line(f"α {form} the velocity", steps, found[rate, form]["weights"], panel=title, dashed=inside)
+        for rate, title in (("constant", "constant rate"), ("cut", f"rate × {row['cut']:g} after step {at}"))
+        for form, inside in FORMS.items()
     ]
-    distances = [Line(name, steps, [gap or None for gap in gaps[name]]) for name in ("constant", "cut")]
+    distances = [
+        Line(title, steps, [gap or None for gap in gaps[rate]])
+        for rate, title in (("constant", "constant rate"), ("cut", "rate cut"))
+    ]
     return Page(
         equations=(
             r"\mathrm{outside:}\quad b \leftarrow \rho b + g,\quad \theta \leftarrow \theta - \alpha b",
             r"\mathrm{inside:}\quad v \leftarrow \rho v - \alpha g,\quad \theta \leftarrow \theta + v",
         ),
         seen=(
-            f"At the constant rate {row['lr']:g} the two forms are at most {largest['constant']:.1e} apart; at the "
-            f"rate 1/16, by which a binary number is multiplied without rounding, they are {exact}.",
-            f"After the rate is multiplied by {row['cut']:g} they {'stay' if same else 'part'}: the first step makes a "
-            f"gap of {measured:.4g}, where the formula predicts {predicted:.4g}, and it grows to {largest['cut']:.4g}.",
+            f"At the constant rate {row['lr']:g} the two forms are at most {largest['constant']:.1e} apart, which "
+            f"rounding {'explains' if same['constant'] else 'does not explain'}. At the rate 1/16, by which a binary "
+            f"number is multiplied exactly, the largest distance is {largest['power of two']:.2g}.",
+            f"After the rate is multiplied by {row['cut']:g} they {'stay equal' if same['cut'] else 'part'}: the first "
+            f"step makes a distance of {gaps['cut'][at + 1]:.4g}, where the formula predicts {predicted:.4g}, and the "
+            f"largest is {largest['cut']:.4g}.",
         ),
         headline=Headline(
             number=f"{largest['cut']:.3g}",
             what=f"largest distance of the two forms after the cut, of {abs(weights[0]):g} at the start",
             claim="Both forms give the same sequence of weights.",
-            held=None if row["cut"] == 1 else same,
+            held=None if row["cut"] == 1 else same["cut"],
         ),
         pictures=(
-            Picture(
+            line_picture(
                 "weights",
                 "The weight under both forms",
-                "The two lines lie on each other as long as the learning rate is constant.",
-                "Two panels of the weight against the step. Left, at a constant rate, both forms swing about 0 as one. "
-                f"Right, with the cut, they are up to {largest['cut']:.2g} apart after it.",
-                lambda theme: plots.lines(
-                    paths,
-                    xlabel="step",
-                    ylabel="weight",
-                    marks=[Mark(0, "minimum")],
-                    theme=theme,
-                ),
-                line_table(paths, "step"),
+                "Each panel has both forms; where only the solid line is to be seen, the dotted one lies on it.",
+                f"Two panels of the weight against the step, from {weights[0]:g}. At the constant rate the lines of "
+                f"both forms are up to {largest['constant']:.2g} apart, with the cut up to {largest['cut']:.2g}.",
+                paths,
+                xlabel="step",
+                ylabel="weight",
             ),
-            Picture(
+            line_picture(
                 "distance",
                 "The distance of the two forms",
-                "Rounding alone parts them at a constant rate; steps at which they are equal are left out.",
-                f"The distance against the step, logarithmic: below {largest['constant']:.1e} at the constant rate; "
+                "Steps at which they are equal, of which a logarithm knows nothing, are left out.",
+                f"The distance against the step, logarithmic: up to {largest['constant']:.1e} at the constant rate; "
                 f"up to {largest['cut']:.2g} with the cut after step {at}.",
-                lambda theme: plots.lines(
-                    distances,
-                    xlabel="step",
-                    ylabel="distance of the weights",
-                    yscale="log",
-                    marks=[Mark(at, "cut", axis="x")],
-                    theme=theme,
-                ),
-                line_table(distances, "step"),
+                distances,
+                xlabel="step",
+                ylabel="distance of the weights",
+                yscale="log",
+                marks=[Mark(at, "cut", axis="x")],
             ),
         ),
     )
