@@ -142,7 +142,6 @@ def page(rows: Sequence[Row]) -> Page:
                 curves,
                 xlabel="step",
                 ylabel="loss of the batch (nats)",
-                yscale="log",
             ),
         ),
     )
