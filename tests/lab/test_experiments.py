@@ -274,8 +274,11 @@ def test_the_book_lists_what_is_missing(ran: Path):
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if experiments.load(name).NEEDS_DATA])
-def test_data_that_are_missing(name: str, no_images: None):
-    """An experiment that needs images says so, and how to get them."""
+def test_data_that_are_missing(name: str, no_images: None, tmp_path: Path):
+    """An experiment that needs images says so, and how to get them, and leaves no folder behind."""
+    with pytest.raises(DataError, match=rf"{name} needs CIFAR-10: .*OPTIZOO_DATA"):
+        book.run(name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=rf"{name} needs CIFAR-10: .*OPTIZOO_DATA"):
         book.rows(name)
 
