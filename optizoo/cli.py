@@ -1,4 +1,4 @@
-"""The command line: ``optizoo list | verify | train | compare | bench``.
+"""The command line: ``optizoo list | verify | train | compare | bench | lab``.
 
 Mistakes of the user end with one line on stderr and status 2; ``--debug`` shows where they came from. What needs the
 extra ``lab`` is imported by its sub-command, so the others work without it.
@@ -27,6 +27,12 @@ Every value of the config can be set behind its file, by its dotted name:
   optizoo {command} {file} --train.epochs 3 --model.name two_layer {example}
 
 Values are written as in TOML, where quotes may be left out; several make a list; none stands for "left out".
+"""
+LAB_EPILOG = """
+  optizoo lab list                                        name the experiments
+  optizoo lab NAME [--option value ...] [--out DIR]       run one, and make its page
+  optizoo lab all [--out DIR] [--fresh]                   run all that are not finished, and make the book
+  optizoo lab book DIR                                    make the book again from the records in a folder
 """
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REMEDIES = {
@@ -157,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     epoch.set_defaults(run=_bench_epoch)
     for each in (step, epoch):
         each.add_argument("--json", type=Path, metavar="FILE", help="also write the record to a JSON file")
+
+    lab = command("lab", "run the experiments of the optimization lecture", LAB_EPILOG)
+    lab.add_argument("what", metavar="NAME | list | all | book", help="an experiment, or one of the words below")
+    lab.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its options; --help shows them")
+    lab.set_defaults(run=_lab)
     return parser
 
 
@@ -171,7 +182,15 @@ def _is_users(error: Exception) -> bool:
     if isinstance(error, (UsageError, ImportError, OSError)):
         return True
     # The lab's own errors; they exist only once the lab is imported.
-    names = {"CheckpointError", "CompareError", "ConfigError", "DataError", "FolderError", "RecordError"}
+    names = {
+        "CheckpointError",
+        "CompareError",
+        "ConfigError",
+        "DataError",
+        "ExperimentError",
+        "FolderError",
+        "RecordError",
+    }
     return any(kind.__module__.startswith("optizoo.lab.") and kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -343,6 +362,62 @@ def _bench_epoch(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(options.json, result)
     return 0
+
+
+# lab -----------------------------------------------------------------------------------------------------------------
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from optizoo.lab.experiments import EXPERIMENTS, title
+
+    parser = argparse.ArgumentParser(prog=f"optizoo lab {options.what}", allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", default=options.debug, help="show the traceback of an error")
+    words = ("list", "all", "book")
+    if options.what == "list":
+        _rest(parser, options)
+        width = max(map(len, EXPERIMENTS))
+        for name in EXPERIMENTS:
+            print(f"{name:{width}}  {title(name)}")
+        return 0
+    if options.what not in (*words, *EXPERIMENTS):
+        raise UsageError(f"unknown experiment {options.what!r}: {did_you_mean(options.what, [*EXPERIMENTS, *words])}")
+    _require_lab()
+    from optizoo.lab import book
+
+    if options.what == "book":
+        parser.add_argument("folder", type=Path, metavar="DIR", help="folder with the records of experiments")
+        print(f"book: {book.write_book(_rest(parser, options).folder)}")
+        return 0
+    default = Path("runs") / f"lab-{'book' if options.what == 'all' else options.what}"
+    parser.add_argument("--out", type=Path, metavar="DIR", default=default, help=f"folder (default: {default})")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    if options.what == "all":
+        parser.add_argument("--fresh", action="store_true", help="run also what is finished")
+        options.how_to_go_on = ": the same command goes on from here"
+        chosen = _rest(parser, options)
+        print(f"book: {book.run_all(chosen.out, progress=not chosen.no_progress, fresh=chosen.fresh)}")
+        return 0
+    parser.description = title(options.what)
+    known = book.add_flags(parser, options.what)
+    chosen = _rest(parser, options)
+    values = {name: getattr(chosen, name) for name in known}
+    page = book.run(options.what, chosen.out, progress=not chosen.no_progress, **values)
+    print(book.summary(options.what, chosen.out))
+    print(f"report: {page}")
+    return 0
+
+
+def _rest(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
+    """Parse what follows the word behind ``lab``, and suggest the name of a flag that was meant."""
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    chosen, unknown = parser.parse_known_args(options.rest)
+    options.debug = chosen.debug
+    if unknown and unknown[0].startswith("-"):
+        flag = unknown[0].partition("=")[0]
+        raise UsageError(f"unknown option {flag} of {parser.prog}: {did_you_mean(flag, flags)}")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return chosen
 
 
 def _chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:

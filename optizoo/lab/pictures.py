@@ -3,6 +3,7 @@
 Every function returns a :class:`matplotlib.figure.Figure` and touches no global state of matplotlib. An optimizer has
 one colour and one marker in all pictures, from :func:`styles`. The colours are Okabe and Ito's, which colour-blind
 people can tell apart (https://jfly.uni-koeln.de/color/), without the yellow that white paper swallows.
+:mod:`optizoo.lab.plots` has the pictures of the experiments, in the same dress.
 
 >>> curve = Curve("adam", "cosine", x=(1, 2), seeds=((2.0, 1.5), (2.2, 1.4)))
 >>> figure = curves([curve], ylabel="training loss", styles=styles(["adam"]))
@@ -11,12 +12,15 @@ b'PNG'
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from statistics import fmean
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -36,10 +40,40 @@ LOG_FROM = 8.0  # losses that span a larger ratio are drawn on a logarithmic axi
 
 @dataclass(frozen=True)
 class Style:
-    """How one optimizer is drawn, everywhere."""
+    """How one optimizer is drawn, everywhere. Colour and marker tell it apart; the line style helps where it is free.
+
+    Attributes:
+        colour: As matplotlib takes it.
+        marker: Likewise.
+        line: Likewise; comparisons ignore it, as their twins are dashed.
+    """
 
     colour: str
     marker: str
+    line: str = "-"
+
+
+BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, GREY = COLOURS
+# One colour a family; inside it, markers and line styles.
+OPTIMIZER_STYLES = {
+    "sgd": Style(BLUE, "o"),
+    "momentum": Style(SKY, "s"),
+    "nesterov": Style(SKY, "^", "--"),
+    "lion": Style(PINK, "v"),
+    "rprop": Style(PINK, "P", "--"),
+    "adagrad": Style(GREEN, "D", "--"),
+    "adadelta": Style(GREEN, "v", ":"),
+    "rmsprop": Style(GREEN, "^"),
+    "adam": Style(VERMILION, "s"),
+    "adamax": Style(VERMILION, "^", "--"),
+    "nadam": Style(VERMILION, "D", "-."),
+    "radam": Style(VERMILION, "v", ":"),
+    "adamw": Style(ORANGE, "D"),
+    "newton": Style(GREY, "o"),
+    "gauss_newton": Style(GREY, "^", "--"),
+    "newton_cg": Style(GREY, "D", "-."),
+    "lbfgs": Style(GREY, "s", ":"),
+}
 
 
 @dataclass(frozen=True)
@@ -92,15 +126,28 @@ class Dots:
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Give each label its colour and marker, in order; pairs repeat only after 42 labels.
+    """Give each label its style: that of :data:`OPTIMIZER_STYLES` to the optimizers in it, to others what is left.
 
-    >>> styles(["sgd", "adam"])["adam"]
-    Style(colour='#d55e00', marker='s')
+    Others get, in order, a colour that is least in use, and a pair of colour and marker that is free; pairs repeat only
+    after 42 labels.
+
+    >>> styles(["mine", "adam"])
+    {'mine': Style(colour='#0072b2', marker='o', line='-'), 'adam': Style(colour='#d55e00', marker='s', line='-')}
     """
-    return {
-        label: Style(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
-        for index, label in enumerate(dict.fromkeys(labels))
-    }
+    names = list(dict.fromkeys(labels))
+    known = {name: OPTIMIZER_STYLES[name.lower()] for name in names if name.lower() in OPTIMIZER_STYLES}
+    free = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(COLOURS) * len(MARKERS))]
+    pairs = [pair for pair in free if pair not in {(style.colour, style.marker) for style in known.values()}]
+    uses = Counter(style.colour for style in known.values())
+    chosen = dict(known)
+    for name in names:
+        if name not in known:
+            pairs = pairs or free[:]
+            pair = min(pairs, key=lambda pair: uses[pair[0]])
+            pairs.remove(pair)
+            uses[pair[0]] += 1
+            chosen[name] = Style(*pair)
+    return {name: chosen[name] for name in names}
 
 
 def curves(
@@ -153,12 +200,12 @@ def curves(
     _scale(first, lines, percent=percent)
     _name_axes(figure, xlabel, ylabel, theme)
     drawn = {line.label for line in lines}
-    entries = [_entry(style, label) for label, style in styles.items() if label in drawn]
+    entries = [entry(style, label) for label, style in styles.items() if label in drawn]
     if twins:
         entries.append(Line2D([], [], color=theme.ink, linewidth=1.5, linestyle=(0, (4, 3)), label="torch.optim twin"))
     if bands:
         entries.append(Line2D([], [], color=theme.ink, linewidth=7, alpha=0.15, label="range over seeds"))
-    _legend(figure, entries, theme)
+    legend(figure, entries, theme)
     return figure
 
 
@@ -177,7 +224,7 @@ def accuracies(rows: Sequence[Dots], *, styles: Mapping[str, Style], theme: Them
         raise ValueError("there is nothing to draw: rows is empty")
     figure = Figure(figsize=(WIDTH, 1.0 + 0.34 * len(rows)), dpi=DPI, layout="constrained", facecolor=theme.paper)
     axis = figure.add_subplot()
-    _dress(axis, theme)
+    dress(axis, theme)
     axis.grid(visible=False, axis="y")
     for y, row in enumerate(rows):
         style = styles[row.label]
@@ -190,9 +237,9 @@ def accuracies(rows: Sequence[Dots], *, styles: Mapping[str, Style], theme: Them
             if values:
                 middle = fmean(values)
                 axis.vlines(middle, y + offset - 0.15, y + offset + 0.15, color=theme.ink, linewidth=1.6, zorder=4)
-    axis.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
+    axis.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.xaxis.set_major_formatter(_percent)
+    axis.xaxis.set_major_formatter(as_percent)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axis.margins(x=0.06)
     axis.set_xlabel("test accuracy (%)", color=theme.ink)
@@ -204,7 +251,7 @@ def accuracies(rows: Sequence[Dots], *, styles: Mapping[str, Style], theme: Them
         hollow = Line2D([], [], color=theme.ink, linewidth=0, marker="o", markersize=5, markerfacecolor=theme.paper)
         hollow.set_label("torch.optim twin")
         entries.insert(1, hollow)
-    _legend(figure, entries, theme)
+    legend(figure, entries, theme)
     return figure
 
 
@@ -238,6 +285,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def svg(figure: Figure) -> bytes:
+    """Return the figure as SVG. It holds no date and no version: the same figure gives the same bytes."""
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": "optizoo", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
 def _panels(names: Sequence[str], theme: Theme, *, height: float) -> tuple[Figure, dict[str, Axes]]:
     """Make a figure with one pair of axes for each name, at most three beside each other, all on one scale."""
     if not names:
@@ -250,10 +305,10 @@ def _panels(names: Sequence[str], theme: Theme, *, height: float) -> tuple[Figur
     for unused in grid[len(names) :]:
         unused.remove()
     for index, (name, axis) in enumerate(axes.items()):
-        _dress(axis, theme)
+        dress(axis, theme)
         axis.tick_params(labelbottom=index + columns >= len(names))
         if len(names) > 1:
-            axis.set_title(_plain(name), fontsize=10, color=theme.ink, loc="left")
+            axis.set_title(plain(name), fontsize=10, color=theme.ink, loc="left")
     return figure, axes
 
 
@@ -265,7 +320,8 @@ def _name_axes(figure: Figure, xlabel: str, ylabel: str, theme: Theme) -> None:
     figure.supylabel(ylabel, color=theme.ink, fontsize=10)
 
 
-def _dress(axis: Axes, theme: Theme) -> None:
+def dress(axis: Axes, theme: Theme) -> None:
+    """Give the axes the colours of the theme, a grid, and no frame but the line below."""
     axis.set_facecolor(theme.paper)
     axis.grid(visible=True, color=theme.grid, linewidth=0.8)
     axis.set_axisbelow(True)
@@ -285,7 +341,7 @@ def _scale(axis: Axes, lines: Sequence[Curve], *, percent: bool) -> None:
         return
     low, high = min(values), max(values)
     if percent:
-        axis.yaxis.set_major_formatter(_percent)
+        axis.yaxis.set_major_formatter(as_percent)
     if not percent and low > 0 and high / low > LOG_FROM:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -305,20 +361,25 @@ def _finite_columns(line: Curve) -> list[list[float]]:
     return columns
 
 
-def _percent(fraction: float, _position: float | None = None) -> str:
+def as_percent(fraction: float, _position: float | None = None) -> str:
+    """Write a fraction as a percentage, for an axis whose label has the sign."""
     return f"{100 * fraction:.6g}"
 
 
-def _entry(style: Style, label: str) -> Line2D:
-    return Line2D([], [], color=style.colour, linewidth=2.2, marker=style.marker, markersize=5, label=_plain(label))
+def entry(style: Style, label: str, *, line: Any = "-") -> Line2D:
+    """Return what stands for a label in a legend, drawn as ``line`` says."""
+    return Line2D(
+        [], [], color=style.colour, linewidth=2.2, linestyle=line, marker=style.marker, markersize=5, label=plain(label)
+    )
 
 
-def _legend(figure: Figure, entries: Sequence[Line2D], theme: Theme) -> None:
+def legend(figure: Figure, entries: Sequence[Line2D], theme: Theme, *, length: float = LEGEND_LENGTH) -> None:
+    """Put a legend above the figure, in up to four columns, as many as fit into ``length`` characters."""
     lengths = [len(str(entry.get_label())) + KEY_LENGTH for entry in entries]
     columns = 4
     while columns > 1:
         rows = math.ceil(len(entries) / columns)
-        if sum(max(lengths[start : start + rows]) for start in range(0, len(lengths), rows)) <= LEGEND_LENGTH:
+        if sum(max(lengths[start : start + rows]) for start in range(0, len(lengths), rows)) <= length:
             break
         columns -= 1
     figure.legend(
@@ -331,6 +392,6 @@ def _legend(figure: Figure, entries: Sequence[Line2D], theme: Theme) -> None:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep matplotlib from reading dollar signs as mathematics, and a leading underscore as 'not in the legend'."""
     return text.replace("$", r"\$") if not text.startswith("_") else f" {text}".replace("$", r"\$")

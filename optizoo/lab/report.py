@@ -8,7 +8,6 @@ makes the rest of it, and can do so again at any time:
 - ``report.html``: all of it on one page that needs no other file, no network and no script
 """
 
-import base64
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,13 +17,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypedDict
 
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from optizoo.lab import pictures
 from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
+from optizoo.lab.templates import inlined, render
 from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin
 
@@ -374,8 +373,6 @@ def _until_missing(values: dict[int, float], x: Sequence[int]) -> list[float]:
 
 
 def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row], drawn: Sequence[_Picture]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     table = to_dict(config)
     columns = _columns(rows)
     styles = pictures.styles(optimizer.label for optimizer in config.optimizers)
@@ -385,7 +382,8 @@ def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row],
         # Runs on the same machine differ in nothing but the date.
         what = {key: value for key, value in record.environment.items() if key != "date"}
         environments.setdefault(json.dumps(what, sort_keys=True), record.environment)
-    return template.render(
+    return render(
+        "report.html",
         config=config,
         config_json=json.dumps(table, indent=2),
         columns=[{"title": column.title, "is_name": column.is_name} for column in columns],
@@ -395,7 +393,7 @@ def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row],
         ],
         findings=_findings(rows),
         pictures=[
-            {"caption": picture.caption, "light": _inlined(picture.light), "dark": _inlined(picture.dark)}
+            {"caption": picture.caption, "light": inlined(picture.light), "dark": inlined(picture.dark)}
             for picture in drawn
         ],
         finished=len(records),
@@ -426,7 +424,3 @@ def _findings(rows: Sequence[Row]) -> list[str]:
     if diverged:
         findings.append(f"Diverged at least once: {', '.join(dict.fromkeys(diverged))}.")
     return findings
-
-
-def _inlined(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,216 @@
+"""Runs that experiments share: images loaded once, minibatches in memory, and training by the lab.
+
+An option ``data: str = DATA`` lets an experiment run on ``"cifar10"``, or on ``"synthetic"``, which needs no images.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.optim import Optimizer
+
+from optizoo.lab import data, sources
+from optizoo.lab.config import ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+from optizoo.lab.data import Dataset, epoch_order
+from optizoo.lab.page import option
+from optizoo.lab.sources import DataError
+from optizoo.lab.train import Trained, train
+
+__all__ = [
+    "DATA",
+    "Images",
+    "batch_loss",
+    "dataset",
+    "descend",
+    "images",
+    "minibatches",
+    "missing_data",
+    "source",
+    "train_curve",
+]
+
+DATA = option("cifar10", "the images; synthetic ones need no download", choices=("cifar10", "synthetic"))
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A split in memory.
+
+    Attributes:
+        x: Standardised pixels, (n, 3 * side * side).
+        y: Labels (n,), int64.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, n: int) -> "Images":
+        """Return the first ``n``: a random sample, as splits are in random order."""
+        return Images(self.x[:n], self.y[:n])
+
+
+def missing_data() -> str | None:
+    """Return why there are no CIFAR-10 images and how to get them, or ``None`` where there are some."""
+    try:
+        _root()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def source(name: str) -> str:
+    """Return in words what :func:`dataset` reads: the JPEG images and the original CIFAR-10 are not the same data."""
+    return _root().description if name == "cifar10" else "generated"
+
+
+def _root() -> sources.Source:
+    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data"))
+
+
+@lru_cache(maxsize=2)
+def dataset(name: str = "cifar10", train: int | None = None, test: int | None = None) -> Dataset:
+    """Load a data set, once in a process.
+
+    Args:
+        name: ``"cifar10"`` or ``"synthetic"``.
+        train: Number of images to learn from, a random part; by default all.
+        test: Number of images to test on, a random part; by default all.
+
+    Raises:
+        DataError: There are no images; the message says how to get them.
+    """
+    return data.load(name, train_size=train, test_size=test)
+
+
+@lru_cache(maxsize=2)
+def images(
+    name: str = "cifar10",
+    train: int | None = None,
+    test: int | None = None,
+    *,
+    side: int = 32,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Images, Images, Images]:
+    """Return train, validation and test images as tensors, made once in a process: do not write into them.
+
+    Each channel has mean 0 and standard deviation 1 over the train part at 32 x 32 pixels.
+
+    Args:
+        name: As for :func:`dataset`.
+        train: As for :func:`dataset`.
+        test: As for :func:`dataset`.
+        side: Width and height: 32, or a divisor of it, to which means over square blocks shrink the images.
+        dtype: A floating-point dtype.
+
+    Raises:
+        DataError: There are no images; the message says how to get them.
+        ValueError: ``side`` does not divide 32.
+    """
+    if side < 1 or 32 % side:
+        raise ValueError(f"side must divide 32, got {side!r}")
+    source = dataset(name, train, test)
+
+    def made(split: data.Split) -> Images:
+        x = data.normalise(split.images, source.mean, source.std, dtype)
+        if side < 32 and len(x):
+            x = avg_pool2d(x.view(-1, 3, 32, 32), 32 // side).flatten(1)
+        return Images(x, split.labels)
+
+    return made(source.train), made(source.validation), made(source.test)
+
+
+def minibatches(split: Images, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (x, y) without end, every epoch in a new order, a function of ``seed``: paired runs see the same batches.
+
+    The images that do not fill a last batch are left out of an epoch.
+    """
+    if not 1 <= batch_size <= len(split):
+        raise ValueError(f"batch_size must be from 1 to the {len(split)} images, got {batch_size!r}")
+    epoch = 0
+    while True:
+        order = epoch_order(len(split), seed=seed, epoch=epoch)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            rows = order[start : start + batch_size]
+            yield split.x.index_select(0, rows), split.y.index_select(0, rows)
+        epoch += 1
+
+
+def descend(optimizer: Optimizer, loss: Callable[[], Tensor], steps: int) -> Iterator[float]:
+    """Make ``steps`` updates, and yield before each the loss at which its gradient is taken.
+
+    The caller may set learning rates, or look at the parameters, between two losses: when a loss is yielded, its update
+    has not been made.
+    """
+    for _ in range(steps):
+        value = loss()
+        yield value.item()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+
+def batch_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
+    """Return a function that gives the mean cross-entropy of the model on the next batch, for :func:`descend`."""
+
+    def loss() -> Tensor:
+        x, y = next(batches)
+        return cross_entropy(model(x), y)
+
+    return loss
+
+
+def train_curve(
+    source: Dataset,
+    model: str,
+    optimizer: str,
+    lr: float,
+    options: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    schedule_options: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Trained:
+    """Train by :func:`optizoo.lab.train.train`, in memory, on the CPU.
+
+    With one ``seed``, all optimizers begin at the same weights and see the same batches: runs are paired.
+
+    Args:
+        source: The data, of :func:`dataset`.
+        model: ``"linear"`` or ``"two_layer"``.
+        optimizer: A name of :func:`optizoo.list_optimizers`.
+        lr: The learning rate.
+        options: Further arguments of the optimizer.
+        seed: Of initialisation, order of the batches, and dropout.
+        schedule: A name of :func:`optizoo.schedules.list_schedules`.
+        warmup_steps: Updates in which the rate climbs from 0.
+        schedule_options: Arguments of the schedule.
+        model_options: Fields of :class:`~optizoo.lab.config.ModelConfig`.
+        **training: Fields of :class:`~optizoo.lab.config.TrainConfig`, such as ``epochs``, ``batch_size``, ``l2``.
+
+    Returns:
+        The trained model, ``losses`` of all steps, ``status``, and ``record`` with ``epochs`` and ``result``, which
+        have the accuracies on validation and test images.
+
+    Raises:
+        ConfigError: An argument is unknown or out of range.
+    """
+    config = RunConfig(
+        seed=seed,
+        model=ModelConfig(name=model, **(model_options or {})),
+        optimizer=OptimizerConfig(optimizer, lr=lr, options=dict(options or {})),
+        schedule=ScheduleConfig(schedule, warmup_steps=warmup_steps, options=dict(schedule_options or {})),
+        train=TrainConfig(**{"device": "cpu", "evaluate_every": training.get("epochs", 1), **training}),
+    )
+    return train(config, source, progress=False)
