@@ -88,8 +88,8 @@ def _unshared(results: Iterable[Any], operands: Sequence[Any]) -> list[Any]:
     seen = list(operands)  # compared one by one: torch.compile watches a tensor for ever whose `id` was asked for
     copies = []
     for result in results:
-        known = result is not None and any(result is tensor for tensor in seen)
-        copies.append(result.clone() if known else result)
+        known = any(result is tensor for tensor in seen)
+        copies.append(result.clone() if result is not None and known else result)
         seen.append(result)
     return copies
 
