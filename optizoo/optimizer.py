@@ -211,6 +211,8 @@ class RuleOptimizer(Optimizer):
     _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
     _last: Any = None  # what the last step did, to know one that comes again
     _refused: Any = None  # what cannot be planned
+    _started: bool = False  # whether a step was made
+    _prepared: Sequence[tuple[Tensor, int]] = ()  # states that no step has touched, and their versions
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self._device_memory: dict[tuple, dict] = {}  # tables of pointers on a GPU
@@ -325,6 +327,9 @@ class RuleOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient.
 
+        A first step at lr 0 whose gradients are all exactly zero makes the states and counts nothing: what
+        ``torch.distributed.checkpoint`` does to an optimizer before its first step leaves no trace.
+
         Args:
             closure: Evaluates the model again and returns the loss; called once, with gradients enabled.
 
@@ -362,6 +367,10 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not self._started:
+            if self._prepares():
+                return loss
+            self._started = True
         if any("nonfinite" in group for group in self.param_groups) and not self._finite():
             return loss
         if torch.compiler.is_compiling():
@@ -374,6 +383,35 @@ class RuleOptimizer(Optimizer):
         return loss
 
     _observed_step = Optimizer.profile_hook_step(_step)
+
+    def _prepares(self) -> bool:
+        """Make the states and return ``True``, where a first step at lr 0 has nothing but gradients of exact zeros.
+
+        What earlier such steps have made, and nobody has written into since, is taken back: the first step that counts
+        finds an optimizer without state.
+        """
+        if self._prepared and all(tensor._version == version for tensor, version in self._prepared):
+            self.state.clear()
+        self._prepared = ()
+        if self.state or torch.compiler.is_compiling():
+            return False
+        groups = [group for group in self.param_groups if any(param.grad is not None for param in group["params"])]
+        params = [param for group in groups for param in group["params"] if param.grad is not None]
+        if not groups or (any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing()):
+            return False
+        if any(group["lr"] != 0 for group in groups) or any(bool((param.grad != 0).any()) for param in params):
+            return False
+        for bucket in self._buckets():
+            for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
+                for param, store in zip(bucket.params, bucket.stores, strict=True):
+                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        self._prepared = [
+            (value, value._version)
+            for store in self.state.values()
+            for value in store.values()
+            if torch.is_tensor(value)
+        ]
+        return True
 
     def _finite(self) -> bool:
         """Return whether the step can be made: no gradient of a group with ``nonfinite`` is NaN or infinite.
@@ -465,10 +503,7 @@ class RuleOptimizer(Optimizer):
     def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
         group = self.complete(own)
         rule = self.rule_for(group)
-        switches = self.state_switches
-        off = tuple(name for name, switch in switches.items() if not group[switch])
-        on = tuple(name for name in switches if name not in off)
-        states, zeros, made_by_rule = _states(rule, on, off)
+        states, zeros, made_by_rule = self._sorted_states(rule, group)
         pairs = list(pairs)
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if _on_device(group, param)])
@@ -486,7 +521,8 @@ class RuleOptimizer(Optimizer):
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
             numbers = self._products(store, group, step, counter)
             for name in zeros:
-                if store.get(name) is None:
+                # A store that was prepared at lr 0 has no start that depends on it.
+                if store.get(name) is None or (name in self.initial_values and not on_device and step == 1):
                     store[name] = self._initial(name, group, param)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
@@ -508,6 +544,14 @@ class RuleOptimizer(Optimizer):
                 bucket.counters.append(counter)
             bucket.products += numbers.values()
         return buckets.values()
+
+    def _sorted_states(
+        self, rule: Rule, group: Mapping[str, Any]
+    ) -> tuple[dict[str, bool], tuple[str, ...], tuple[str, ...]]:
+        """Return :func:`_states` of a rule under the options of a completed group."""
+        switches = self.state_switches
+        off = tuple(name for name, switch in switches.items() if not group[switch])
+        return _states(rule, tuple(name for name in switches if name not in off), off)
 
     def _products(
         self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
@@ -593,9 +637,7 @@ class RuleOptimizer(Optimizer):
         """
         completed = self.complete(group)
         rule = self.rule_for(completed)
-        off = tuple(name for name, switch in self.state_switches.items() if not completed[switch])
-        on = tuple(name for name in self.state_switches if name not in off)
-        states, zeros, _ = _states(rule, on, off)
+        states, zeros, _ = self._sorted_states(rule, completed)
         declared = schema(rule)
         names = [name for name in declared.options if name not in self.products]
         # The others are read from the group, where torch.compile watches them.
@@ -745,16 +787,15 @@ class RuleOptimizer(Optimizer):
                 _share_equal([state["state"][param] for param in on_device], ("step", *self.products))
         super().__setstate__({**state, "param_groups": groups})
         self._plan = self._last = self._refused = None
+        self._prepared = ()
         self._device_memory = {}
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
         rule = self.rule_for(group)
-        off = tuple(name for name, switch in self.state_switches.items() if not group[switch])
-        on = tuple(name for name in self.state_switches if name not in off)
-        states, zeros, _ = _states(rule, on, off)
+        states, zeros, _ = self._sorted_states(rule, group)
         # States that an option switches on may be new here; they start now.
-        needed = [name for name in zeros if name not in on]
+        needed = [name for name in zeros if name not in self.state_switches]
         loading.check_state(store, param, states, needed, label=label, owner=type(self).__name__)
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
