@@ -90,6 +90,56 @@ def test_the_derivative_by_the_start(name, example):
     assert slope == pytest.approx(measured, rel=1e-5)
 
 
+BY_OPTIONS = {
+    "sgd": ("momentum", 0.6),
+    "momentum": ("momentum", 0.6),
+    "rmsprop": ("momentum", 0.6),
+    "adam": ("betas", 0.6),
+    "adamw": ("betas", 0.6),
+    "adamax": ("betas", 0.6),
+    "nadam": ("betas", 0.6),
+    "radam": ("betas", 0.6),
+}
+
+
+@pytest.fixture
+def counters_in_float64():
+    """Let ``mu_product`` be float64, as it is with that default type: measured differences need its digits."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("which", ["lr", "momentum"])
+@pytest.mark.parametrize("name", BY_OPTIONS)
+def test_the_derivative_by_the_options(name, which, example, counters_in_float64):
+    """The derivatives of the loss after twenty steps by lr and by momentum (or β₁) are the central differences."""
+    model, inputs, targets = example.problem()
+    option, momentum = BY_OPTIONS[name]
+
+    def end(shift: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        values = {"lr": 0.02, "momentum": momentum}
+        values[which] += shift
+        tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}
+        tensors[which].requires_grad_(True)
+        weights = {key: param.detach().requires_grad_(True).clone() for key, param in model.named_parameters()}
+        options = {option: (tensors["momentum"], 0.99) if option == "betas" else tensors["momentum"]}
+        optimizer = optizoo.create(name, [*weights.values()], lr=tensors["lr"], differentiable=True, **options)
+        for _ in range(20):
+            copies = {key: weight.clone() for key, weight in weights.items()}  # the step writes into the weights
+            loss = mse_loss(functional_call(model, copies, (inputs,)), targets)
+            grads = torch.autograd.grad(loss, [*weights.values()], create_graph=True)
+            for weight, grad in zip(weights.values(), grads, strict=True):
+                weight.grad = grad
+            optimizer.step()
+        return mse_loss(functional_call(model, weights, (inputs,)), targets), tensors[which]
+
+    (slope,) = torch.autograd.grad(*end())
+    h = 1e-6
+    assert slope.item() == pytest.approx((end(h)[0] - end(-h)[0]).item() / (2 * h), rel=1e-6)
+
+
 def test_torch_cuts_the_first_velocity_off(example):
     """Torch's differentiable SGD detaches the first momentum buffer: its derivative is not that of the run."""
     slope, measured = derivative(torch_twin, "sgd", example.problem())
