@@ -203,6 +203,10 @@ class RuleOptimizer(Optimizer):
         """Return the rule that serves ``group``."""
         raise NotImplementedError
 
+    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule of :meth:`select_rule` with all that options of the class put around it."""
+        return self.select_rule(group)
+
     # Options ---------------------------------------------------------------------------------------------------------
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -389,7 +393,7 @@ class RuleOptimizer(Optimizer):
 
     def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
         group = self.complete(own)
-        rule = self.select_rule(group)
+        rule = self.rule_for(group)
         switches = self.state_switches
         off = tuple(name for name, switch in switches.items() if not group[switch])
         on = tuple(name for name in switches if name not in off)

@@ -1,7 +1,8 @@
 """The zoo: for every rule, torch's constructor. Signatures, defaults and documentation; the maths is in the rules."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache, wraps
 from typing import Any, ClassVar
 
 import torch
@@ -9,14 +10,120 @@ from torch import Tensor
 
 from optizoo import rules
 from optizoo.optimizer import Rule, RuleOptimizer
-from optizoo.validation import Check, did_you_mean, flag, number, pair
+from optizoo.validation import Check, choice, did_you_mean, flag, number, optional, pair
 
 _below_one = number(below=1.0)
 _fraction = number(maximum=1.0)
-_decay = {"weight_decay": number()}
+_mode = choice("coupled", "decoupled", "independent")
+_decay = {"weight_decay": number(), "weight_decay_mode": _mode, "l1": number(), "max_lr": optional(number())}
 
 
-class SGD(RuleOptimizer):
+@lru_cache
+def _around(outer: Rule, rule: Rule) -> Rule:
+    """Return the rule ``outer(rule, ...)``, with the states of ``rule`` and the options of both."""
+
+    @wraps(rule)
+    def update(*args: Any, **options: Any) -> tuple:
+        return outer(rule, *args, **options)
+
+    added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = {**inspect.signature(rule).parameters, **{p.name: p for p in added}}
+    update.__signature__ = inspect.Signature(list(parameters.values()))  # pyright: ignore[reportAttributeAccessIssue]
+    return update
+
+
+class RegularizedOptimizer(RuleOptimizer):
+    r"""A :class:`RuleOptimizer` whose weights decay, in one of three modes, and may be drawn to exact zeros.
+
+    The modes of ``weight_decay_mode``, for a decay λ:
+
+    * ``"coupled"`` (L2): :math:`g \leftarrow g + \lambda \theta`, before all else.
+    * ``"decoupled"`` (AdamW's in torch): :math:`\theta \leftarrow (1 - \alpha \lambda) \, \theta`, before the update.
+    * ``"independent"``: :math:`\theta \leftarrow (1 - \lambda \, \alpha / \alpha_{max}) \, \theta`. The rate leaves the
+      decay and its schedule stays, as in Algorithm 2 of Loshchilov & Hutter (2019): weights rest when a schedule ends
+      at 0, and λ = 1e-5 does here what 1e-2 does there with α = 1e-3. :math:`\alpha_{max}` is ``max_lr`` of the param
+      group: ``initial_lr``, or else ``lr``, as the group was made, until ``OneCycleLR`` or you write another.
+
+    ``l1`` adds the L1 norm, and with a decay makes an elastic net. It is no part of the gradient, where it would make
+    weights jump around zero for ever, but a proximal step after the update, the soft threshold
+    :math:`\theta \leftarrow \operatorname{sign}(\theta) \max(|\theta| - \alpha \, l_1, 0)`. With :class:`SGD` that is
+    the proximal gradient method (Parikh & Boyd 2014, section 4.2, https://doi.org/10.1561/2400000003), whose fixed
+    points minimise :math:`f + l_1 |\theta|_1 + \lambda |\theta|^2 / 2`.
+
+    Momentum without dampening lengthens the steps along the gradient 1/(1-μ) times, but neither the threshold nor a
+    decay outside the gradient: what is minimised has (1-μ) of them. Adaptive rules divide the gradient by a number for
+    every weight; their proximal step in that metric would divide the threshold too (ProxGen: Yun et al. 2021,
+    https://arxiv.org/abs/2007.07484). Here it is the same for all weights, as AdamW's decay is, and minimises no fixed
+    sum.
+
+    Rule: :func:`optizoo.rules.regularized`, around the rule of the optimizer.
+    """
+
+    regularized: ClassVar[Rule] = staticmethod(rules.regularized)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Check also that an independent decay leaves something, and that two switches do not contradict."""
+        super().check_group(group)
+        mode = group["weight_decay_mode"]
+        if mode == "coupled" and group.get("decoupled_weight_decay"):
+            raise ValueError(
+                "weight_decay_mode='coupled' contradicts decoupled_weight_decay=True; leave one of them out, or "
+                "use Adam in place of AdamW"
+            )
+        if mode == "independent" and group["weight_decay"] > 1:
+            raise ValueError(
+                f"Invalid weight_decay value: {group['weight_decay']!r}; with weight_decay_mode='independent' every "
+                "update takes that share of a weight, at most 1 and usually below 1e-4"
+            )
+
+    def _checked(self, options: Mapping[str, Any], *, where: str, known: Collection[str] = ()) -> dict[str, Any]:
+        kept = super()._checked(options, where=where, known=known)
+        if kept.get("weight_decay_mode") in ("coupled", "decoupled") and "decoupled_weight_decay" in kept:
+            kept["decoupled_weight_decay"] = kept.pop("weight_decay_mode") == "decoupled"  # as torch can read it
+        return kept
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as every optimizer does, and keep the rate of an independent decay's full strength."""
+        super().add_param_group(param_group)
+        self._keep_max_lr(self.param_groups[-1])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over groups and state as every optimizer does; see :meth:`RuleOptimizer.__setstate__`."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            self._keep_max_lr(group)
+
+    def _keep_max_lr(self, group: dict[str, Any]) -> None:
+        if group.get("weight_decay_mode") == "independent" and group.get("max_lr") is None:
+            lr = group.get("initial_lr", group["lr"])
+            group["max_lr"] = lr.item() if isinstance(lr, Tensor) else lr
+
+    def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the group with the options that it leaves out, and the mode of its decay."""
+        completed = super().complete(group)
+        completed["weight_decay_mode"] = completed["weight_decay_mode"] or self._own_mode(completed)
+        return completed
+
+    def _own_mode(self, group: Mapping[str, Any]) -> str:
+        """Return the mode that the rule of a group has by itself."""
+        if "decoupled_weight_decay" in group:
+            return "decoupled" if group["decoupled_weight_decay"] else "coupled"
+        return self.neutral_extras["weight_decay_mode"]
+
+    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule of the optimizer, alone where its own decay is all that is asked for."""
+        rule = self.select_rule(group)
+        if not group["l1"] and group["weight_decay_mode"] == self._own_mode(group):
+            return rule
+        if group["weight_decay_mode"] == "independent" and not group["max_lr"]:
+            raise ValueError(
+                f"Invalid max_lr value: {group['max_lr']!r}; with weight_decay_mode='independent' it is the rate at "
+                "which the decay has its full strength, lr as the group was made: set it in the param group"
+            )
+        return _around(self.regularized, rule)
+
+
+class SGD(RegularizedOptimizer):
     r"""Stochastic gradient descent, with momentum and Nesterov's form of it; drop-in for :class:`torch.optim.SGD`.
 
     .. math::
@@ -39,6 +146,9 @@ class SGD(RuleOptimizer):
         differentiable: Let autograd see the step.
         fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         capturable: Read a tensor ``lr`` on its device only.
+        weight_decay_mode: ``"coupled"`` (L2), ``"decoupled"`` (times α, as in :class:`AdamW`) or ``"independent"`` (not
+            times α, only times its schedule): see :class:`RegularizedOptimizer`.
+        l1: Strength of the L1 norm, whose proximal step after the update reaches exact zeros: see there.
 
     Attributes:
         state: Per parameter ``momentum_buffer``, if momentum is used.
@@ -66,7 +176,12 @@ class SGD(RuleOptimizer):
     }
     counts_steps = False
     supports_sparse = True
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"capturable": False}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": "coupled",
+        "l1": 0.0,
+        "max_lr": None,
+        "capturable": False,
+    }
 
     def __init__(
         self,
@@ -82,6 +197,8 @@ class SGD(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         capturable: bool = False,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -94,6 +211,8 @@ class SGD(RuleOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "capturable": capturable,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -137,6 +256,8 @@ class Momentum(SGD):
         differentiable: As in :class:`SGD`.
         fused: As in :class:`SGD`.
         capturable: As in :class:`SGD`.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Raises:
         TypeError: An option has the wrong type.
@@ -171,6 +292,8 @@ class Momentum(SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         capturable: bool = False,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -184,6 +307,8 @@ class Momentum(SGD):
             "differentiable": differentiable,
             "fused": fused,
             "capturable": capturable,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         RuleOptimizer.__init__(self, params, defaults)
 
@@ -198,7 +323,7 @@ class Momentum(SGD):
         return rules.momentum_lr_in_velocity if group["lr_in_velocity"] else super().select_rule(group)
 
 
-class Lion(RuleOptimizer):
+class Lion(RegularizedOptimizer):
     r"""Lion, which moves every weight by the learning rate, along the sign of a momentum; not in torch.
 
     .. math::
@@ -213,12 +338,14 @@ class Lion(RuleOptimizer):
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
         lr: Learning rate α; a float or a one-element tensor.
         betas: β₁ and β₂, each in [0, 1).
-        weight_decay: λ, decoupled and multiplied by α.
+        weight_decay: λ.
         maximize: Ascend instead of descend.
         foreach: As in :class:`Adam`.
         capturable: As in :class:`Adam`.
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``exp_avg``.
@@ -243,6 +370,7 @@ class Lion(RuleOptimizer):
         "betas": pair(_below_one),
     }
     counts_steps = False
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": "decoupled", "l1": 0.0, "max_lr": None}
 
     def __init__(
         self,
@@ -256,6 +384,8 @@ class Lion(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        weight_decay_mode: str = "decoupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -266,6 +396,8 @@ class Lion(RuleOptimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -360,7 +492,7 @@ class Rprop(RuleOptimizer):
         return rules.rprop
 
 
-class Adagrad(RuleOptimizer):
+class Adagrad(RegularizedOptimizer):
     r"""Adagrad, divided by the root of the sum of all squared gradients; drop-in for :class:`torch.optim.Adagrad`.
 
     .. math::
@@ -382,6 +514,8 @@ class Adagrad(RuleOptimizer):
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
         capturable: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``sum``.
@@ -408,7 +542,12 @@ class Adagrad(RuleOptimizer):
         "eps": number(),
     }
     initial_values: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"capturable": False}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": "coupled",
+        "l1": 0.0,
+        "max_lr": None,
+        "capturable": False,
+    }
 
     def __init__(
         self,
@@ -424,6 +563,8 @@ class Adagrad(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         capturable: bool = False,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -436,6 +577,8 @@ class Adagrad(RuleOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "capturable": capturable,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -453,7 +596,7 @@ class Adagrad(RuleOptimizer):
         return rules.adagrad
 
 
-class Adadelta(RuleOptimizer):
+class Adadelta(RegularizedOptimizer):
     r"""Adadelta, with the size of past updates in place of a learning rate; drop-in for :class:`torch.optim.Adadelta`.
 
     .. math::
@@ -475,6 +618,8 @@ class Adadelta(RuleOptimizer):
         maximize: Ascend instead of descend.
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``square_avg``, ``acc_delta``.
@@ -499,7 +644,12 @@ class Adadelta(RuleOptimizer):
         "rho": _fraction,
         "eps": number(),
     }
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": "coupled",
+        "l1": 0.0,
+        "max_lr": None,
+        "fused": None,
+    }
 
     def __init__(
         self,
@@ -514,6 +664,8 @@ class Adadelta(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -525,6 +677,8 @@ class Adadelta(RuleOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
             "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -533,7 +687,7 @@ class Adadelta(RuleOptimizer):
         return rules.adadelta
 
 
-class RMSprop(RuleOptimizer):
+class RMSprop(RegularizedOptimizer):
     r"""RMSProp, with momentum and the centered form; drop-in for :class:`torch.optim.RMSprop`.
 
     .. math::
@@ -543,8 +697,9 @@ class RMSprop(RuleOptimizer):
 
     Centered, the variance :math:`v - \bar g^2` stands under the root; with momentum μ,
     :math:`b \leftarrow \mu b + g / (\sqrt{v} + \epsilon)` and :math:`\theta \leftarrow \theta - \alpha b`.
-    ε stands outside the root, as in torch (TensorFlow and optax: inside). Rule: :func:`optizoo.rules.rmsprop`, with its
-    sources.
+    ε stands outside the root, as in torch. ``eps_inside_sqrt=True`` is the form of TensorFlow and optax; TensorFlow 1
+    started v at 1, which is ``initial_accumulator=1`` (optax: ``initial_scale``). With momentum both keep α inside b,
+    which is another sequence once α changes. Rule: :func:`optizoo.rules.rmsprop`, with its sources.
 
     Args:
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
@@ -559,6 +714,10 @@ class RMSprop(RuleOptimizer):
         maximize: Ascend instead of descend.
         differentiable: Let autograd see the step.
         fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
+        eps_inside_sqrt: Divide by √(v + ε) instead of √v + ε.
+        initial_accumulator: What v starts at.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``square_avg``; ``momentum_buffer`` and ``grad_avg`` where used.
@@ -584,9 +743,19 @@ class RMSprop(RuleOptimizer):
         "eps": number(),
         "momentum": _fraction,
         "centered": flag,
+        "eps_inside_sqrt": flag,
+        "initial_accumulator": number(),
     }
+    initial_values: ClassVar[Mapping[str, str]] = {"square_avg": "initial_accumulator"}
     state_switches: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum", "grad_avg": "centered"}
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": "coupled",
+        "l1": 0.0,
+        "max_lr": None,
+        "fused": None,
+        "eps_inside_sqrt": False,
+        "initial_accumulator": 0.0,
+    }
 
     def __init__(
         self,
@@ -603,6 +772,10 @@ class RMSprop(RuleOptimizer):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
+        eps_inside_sqrt: bool = False,
+        initial_accumulator: float = 0,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -616,6 +789,10 @@ class RMSprop(RuleOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
             "fused": fused,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "initial_accumulator": initial_accumulator,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -624,7 +801,7 @@ class RMSprop(RuleOptimizer):
         return rules.rmsprop
 
 
-class Adam(RuleOptimizer):
+class Adam(RegularizedOptimizer):
     r"""Adam, with AMSGrad; drop-in for :class:`torch.optim.Adam`.
 
     .. math::
@@ -651,6 +828,8 @@ class Adam(RuleOptimizer):
         fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         decoupled_weight_decay: Shrink the weights instead of adding λθ to the gradient.
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ, the lecture's "Adam (almost)".
+        weight_decay_mode: As in :class:`SGD`; ``None`` is what ``decoupled_weight_decay`` says.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq`` with AMSGrad.
@@ -672,6 +851,7 @@ class Adam(RuleOptimizer):
 
     checks: ClassVar[Mapping[str, Check]] = {
         **_decay,
+        "weight_decay_mode": optional(_mode),
         "betas": pair(_below_one),
         "eps": number(),
         "amsgrad": flag,
@@ -679,7 +859,12 @@ class Adam(RuleOptimizer):
         "bias_correction": flag,
     }
     state_switches: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"bias_correction": True}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": None,
+        "l1": 0.0,
+        "max_lr": None,
+        "bias_correction": True,
+    }
 
     def __init__(
         self,
@@ -697,6 +882,8 @@ class Adam(RuleOptimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         bias_correction: bool = True,
+        weight_decay_mode: str | None = None,
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -711,6 +898,8 @@ class Adam(RuleOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
             "bias_correction": bias_correction,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -741,6 +930,8 @@ class AdamW(Adam):
         differentiable: Let autograd see the step.
         fused: ``True`` one kernel for the whole update or an error, ``False`` none, ``None`` wherever it can serve.
         bias_correction: ``False`` leaves out both divisions by 1 - βᵗ.
+        weight_decay_mode: ``None`` or ``"decoupled"``, or ``"independent"`` as in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Raises:
         TypeError: An option has the wrong type.
@@ -772,6 +963,8 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         bias_correction: bool = True,
+        weight_decay_mode: str | None = None,
+        l1: float = 0,
     ):
         super().__init__(
             params,
@@ -787,6 +980,8 @@ class AdamW(Adam):
             fused=fused,
             decoupled_weight_decay=True,
             bias_correction=bias_correction,
+            weight_decay_mode=weight_decay_mode,
+            l1=l1,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -796,7 +991,7 @@ class AdamW(Adam):
         super().__setstate__(state)
 
 
-class Adamax(RuleOptimizer):
+class Adamax(RegularizedOptimizer):
     r"""Adamax, Adam with the largest gradient in place of the mean square; drop-in for :class:`torch.optim.Adamax`.
 
     .. math::
@@ -817,6 +1012,8 @@ class Adamax(RuleOptimizer):
         differentiable: As in :class:`Adam`.
         capturable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`SGD`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_inf``.
@@ -841,7 +1038,12 @@ class Adamax(RuleOptimizer):
         "betas": pair(_below_one),
         "eps": number(),
     }
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {
+        "weight_decay_mode": "coupled",
+        "l1": 0.0,
+        "max_lr": None,
+        "fused": None,
+    }
 
     def __init__(
         self,
@@ -856,6 +1058,8 @@ class Adamax(RuleOptimizer):
         differentiable: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
+        weight_decay_mode: str = "coupled",
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -867,6 +1071,8 @@ class Adamax(RuleOptimizer):
             "differentiable": differentiable,
             "capturable": capturable,
             "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -875,7 +1081,7 @@ class Adamax(RuleOptimizer):
         return rules.adamax
 
 
-class NAdam(RuleOptimizer):
+class NAdam(RegularizedOptimizer):
     r"""NAdam, which is Adam with Nesterov's look-ahead; drop-in for :class:`torch.optim.NAdam`.
 
     .. math::
@@ -898,6 +1104,8 @@ class NAdam(RuleOptimizer):
         capturable: As in :class:`Adam`.
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`Adam`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``mu_product``, ``exp_avg``, ``exp_avg_sq``.
@@ -919,13 +1127,14 @@ class NAdam(RuleOptimizer):
 
     checks: ClassVar[Mapping[str, Check]] = {
         **_decay,
+        "weight_decay_mode": optional(_mode),
         "betas": pair(_below_one),
         "eps": number(),
         "momentum_decay": number(),
         "decoupled_weight_decay": flag,
     }
     products: ClassVar[Mapping[str, Any]] = {"mu_product": rules.nadam_momentum}
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": None, "l1": 0.0, "max_lr": None, "fused": None}
 
     def __init__(
         self,
@@ -942,6 +1151,8 @@ class NAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        weight_decay_mode: str | None = None,
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -955,6 +1166,8 @@ class NAdam(RuleOptimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 
@@ -963,7 +1176,7 @@ class NAdam(RuleOptimizer):
         return rules.nadam
 
 
-class RAdam(RuleOptimizer):
+class RAdam(RegularizedOptimizer):
     r"""RAdam, which is Adam that warms itself up; drop-in for :class:`torch.optim.RAdam`.
 
     .. math::
@@ -985,6 +1198,8 @@ class RAdam(RuleOptimizer):
         capturable: Must be ``False``: the rule branches on the number of the step.
         differentiable: As in :class:`Adam`.
         fused: As in :class:`Adam`.
+        weight_decay_mode: As in :class:`Adam`.
+        l1: As in :class:`SGD`.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``.
@@ -1006,11 +1221,12 @@ class RAdam(RuleOptimizer):
 
     checks: ClassVar[Mapping[str, Check]] = {
         **_decay,
+        "weight_decay_mode": optional(_mode),
         "betas": pair(_below_one),
         "eps": number(),
         "decoupled_weight_decay": flag,
     }
-    neutral_extras: ClassVar[Mapping[str, Any]] = {"fused": None}
+    neutral_extras: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": None, "l1": 0.0, "max_lr": None, "fused": None}
 
     def __init__(
         self,
@@ -1026,6 +1242,8 @@ class RAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        weight_decay_mode: str | None = None,
+        l1: float = 0,
     ):
         defaults = {
             "lr": lr,
@@ -1038,6 +1256,8 @@ class RAdam(RuleOptimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+            "l1": l1,
         }
         super().__init__(params, defaults)
 

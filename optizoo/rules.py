@@ -126,13 +126,14 @@ def adadelta(param, grad, square_avg, acc_delta, *, lr, rho, eps, weight_decay):
 
 def rmsprop(
     param, grad, square_avg, momentum_buffer=None, grad_avg=None,
-    *, lr, alpha, eps, weight_decay, momentum, centered,
+    *, lr, alpha, eps, weight_decay, momentum, centered, eps_inside_sqrt,
 ):  # fmt: skip
     """RMSProp: v ← ρv + (1-ρ)g²; θ ← θ - α g / (√v + ε), where ``alpha`` is ρ and ``lr`` is α.
 
     Centered, v - ḡ² (the variance of g) stands in place of v. Rounding can push it below zero, where torch goes on with
     NaN; here it is held at zero. With momentum, b ← μb + g / (√v + ε) and θ ← θ - αb.
-    ε stands outside the root, as in torch; TensorFlow and optax put it inside. Weight decay is L2.
+    ε stands outside the root, as in torch; ``eps_inside_sqrt`` has √(v + ε), the form of TensorFlow and optax. Weight
+    decay is L2.
     Source: Tieleman & Hinton (2012), lecture 6.5; centered: Graves (2013), equations 38 to 45,
     https://arxiv.org/abs/1308.0850.
     """
@@ -143,7 +144,7 @@ def rmsprop(
     if centered:
         grad_avg = grad_avg.lerp(grad, 1 - alpha)  # ḡ ← ρḡ + (1-ρ)g
         variance = square_avg.addcmul(grad_avg, grad_avg, value=-1).clamp_min(0)  # v - ḡ²
-    denom = variance.sqrt() + eps  # √v + ε
+    denom = (variance + eps).sqrt() if eps_inside_sqrt else variance.sqrt() + eps  # √(v + ε), or √v + ε
     if momentum:
         momentum_buffer = (momentum_buffer * momentum).addcdiv(grad, denom)  # b ← μb + g / (√v + ε)
         param = param.add(momentum_buffer, alpha=-lr)  # θ ← θ - αb
@@ -267,3 +268,27 @@ def radam(param, grad, exp_avg, exp_avg_sq, *, lr, betas, eps, weight_decay, dec
         rectification = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5  # r
         update = update * (bias_correction2**0.5 / (exp_avg_sq.sqrt() + eps)) * rectification
     return param.add(update, alpha=-1), exp_avg, exp_avg_sq
+
+
+def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
+    """The update of another rule with a decay of another kind, and then a proximal step for the L1 norm.
+
+    Coupled, the decay joins the gradient: g ← g + λθ (L2). Decoupled, it shrinks the weights: θ ← (1 - αλ)θ.
+    Independent, it is multiplied by what a schedule has left of the rate, not by the rate: θ ← (1 - λ α/α_max)θ.
+    Both stand as θ - λθ: in float32 a factor 1 - λ is rounded, and makes of λ = 1e-6 one that is 1.3 % larger.
+    The proximal step is θ ← sign(θ) max(|θ| - α l1, 0), as θ - min(max(θ, -α l1), α l1), which is exactly 0 for every
+    weight that is not larger than α l1, and NaN for NaN.
+    Source: Loshchilov & Hutter (2019), Algorithms 1 and 2, where the schedule η multiplies λ and α does not,
+    https://arxiv.org/abs/1711.05101; proximal gradient method: Parikh & Boyd (2014), section 4.2,
+    https://doi.org/10.1561/2400000003.
+    """
+    if weight_decay and weight_decay_mode == "coupled":
+        grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
+    elif weight_decay and weight_decay_mode == "decoupled":
+        param = param.add(param, alpha=-lr * weight_decay)  # θ ← θ - αλθ
+    elif weight_decay:
+        param = param.add(param, alpha=-lr / max_lr * weight_decay)  # θ ← θ - λ α/α_max θ
+    param, *state = rule(param, grad, *state, lr=lr, weight_decay=0, **options)
+    if l1:
+        param = param - param.clamp_min(-lr * l1).clamp_max(lr * l1)  # θ ← sign(θ) max(|θ| - α l1, 0)
+    return param, *state

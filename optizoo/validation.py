@@ -76,6 +76,24 @@ def number(*, minimum: float = 0.0, below: float | None = None, maximum: float |
     return check
 
 
+def choice(*known: str) -> Check:
+    """Return a check for one of the names in ``known``."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"Invalid {name} value: {value!r}; {name} must be one of {', '.join(map(repr, known))}")
+        if value not in known:
+            raise ValueError(f"Invalid {name} value: {value!r}; {did_you_mean(value, known)}")
+        return value
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Return a check for ``None``, or a value that passes ``check``."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def pair(check: Check) -> Check:
     """Return a check for a tuple or list of two values that each pass ``check``; the tuple is kept."""
 

@@ -50,8 +50,8 @@ def with_precise_lr(options: dict) -> dict:
 def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
     """Return the path of one weight, starting at 1, by the textbook in Python floats."""
     optimizer = optizoo.create(name, [Parameter(torch.zeros(1))], **options)
-    group = optimizer.complete(optimizer.defaults)
-    rule = vars(textbook)[optimizer.select_rule(group).__name__]
+    group = optimizer.complete(optimizer.param_groups[0])
+    rule = with_rules(type(optimizer), textbook)([Parameter(torch.zeros(1))], **options).rule_for(group)
     schema = read_schema(rule)
     keywords = {key: float(group[key]) if key == "lr" else group[key] for key in schema.options if key in group}
     theta, path = 1.0, []

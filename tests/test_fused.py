@@ -416,6 +416,14 @@ def no_correction(optimizer, params):
     optimizer.param_groups[0]["bias_correction"] = False
 
 
+def draw_to_zero(optimizer, params):
+    optimizer.param_groups[0]["l1"] = 0.5
+
+
+def other_mode(optimizer, params):
+    optimizer.param_groups[0].update(weight_decay=0.1, weight_decay_mode="independent", max_lr=0.5)
+
+
 def to_loop(optimizer, params):
     optimizer.param_groups[0]["foreach"] = False
 
@@ -427,7 +435,7 @@ def clear_groups(optimizer, params):
 CHANGES = [
     replace_data, turn_data, shrink_data, load, to_double, replace_state, replace_state_data, replace_store,
     drop_store, set_step, swap, add_group, append_param, exchange_param, remove_param, change_lr, tensor_lr,
-    change_betas, add_decay, turn_round, no_correction, to_loop, clear_groups,
+    change_betas, add_decay, turn_round, no_correction, draw_to_zero, other_mode, to_loop, clear_groups,
 ]  # fmt: skip
 
 

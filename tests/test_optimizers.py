@@ -31,17 +31,18 @@ TORCH = {
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
 }
+DECAYS = ["weight_decay_mode", "l1"]
 EXTRAS = {
-    optizoo.SGD: ["capturable"],
+    optizoo.SGD: ["capturable", *DECAYS],
     optizoo.Rprop: ["fused"],
-    optizoo.Adagrad: ["capturable"],
-    optizoo.Adadelta: ["fused"],
-    optizoo.RMSprop: ["fused"],
-    optizoo.Adam: ["bias_correction"],
-    optizoo.AdamW: ["bias_correction"],
-    optizoo.Adamax: ["fused"],
-    optizoo.NAdam: ["fused"],
-    optizoo.RAdam: ["fused"],
+    optizoo.Adagrad: ["capturable", *DECAYS],
+    optizoo.Adadelta: ["fused", *DECAYS],
+    optizoo.RMSprop: ["fused", "eps_inside_sqrt", "initial_accumulator", *DECAYS],
+    optizoo.Adam: ["bias_correction", *DECAYS],
+    optizoo.AdamW: ["bias_correction", *DECAYS],
+    optizoo.Adamax: ["fused", *DECAYS],
+    optizoo.NAdam: ["fused", *DECAYS],
+    optizoo.RAdam: ["fused", *DECAYS],
 }
 
 

@@ -27,6 +27,7 @@ RMSPROP: dict[str, Any] = {
     "weight_decay": 0.0,
     "momentum": 0.0,
     "centered": False,
+    "eps_inside_sqrt": False,
 }
 RMSPROP_STATES = {"square_avg": True, "momentum_buffer": False, "grad_avg": False}
 SGD: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import optizoo
 from optizoo import rules
 from optizoo.backends import emit_triton, foreach, fused_cuda, loop
 from optizoo.backends.trace import WORDS, Operation, Program, trace
@@ -26,7 +27,15 @@ DECAY: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.05}
 ADAM = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "amsgrad": False, "bias_correction": True, "step": 3.0}
 DECOUPLED = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "decoupled_weight_decay": True, "step": 3.0}
 MOMENTUM = {**DECAY, "momentum": 0.9, "nesterov": True}
-RMSPROP = {**DECAY, "alpha": 0.99, "eps": 1e-4, "momentum": 0.0, "centered": False}
+RMSPROP = {**DECAY, "alpha": 0.99, "eps": 1e-4, "momentum": 0.0, "centered": False, "eps_inside_sqrt": False}
+NET = {**ADAM, "weight_decay_mode": "independent", "max_lr": 0.1, "l1": 0.5}
+
+
+def elastic_net() -> Callable[..., tuple]:
+    """Return :func:`optizoo.rules.regularized` around Adam, as the optimizer runs it."""
+    optimizer = optizoo.Adam([torch.zeros(1)], l1=0.5)
+    return optimizer.rule_for(optimizer.complete(optimizer.param_groups[0]))
+
 
 # Name of a case -> the rule, for every state whether it exists, and its options.
 RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] = {
@@ -45,12 +54,18 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
         {"square_avg": True, "momentum_buffer": True, "grad_avg": True},
         {**RMSPROP, "momentum": 0.9, "centered": True},
     ),
+    "rmsprop-eps-inside": (
+        rules.rmsprop,
+        {"square_avg": True, "momentum_buffer": False, "grad_avg": False},
+        {**RMSPROP, "eps_inside_sqrt": True},
+    ),
     "adam": (rules.adam, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, ADAM),
     "adam-amsgrad": (
         rules.adam,
         {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": True},
         {**ADAM, "amsgrad": True},
     ),
+    "adam-net": (elastic_net(), {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, NET),
     "adamw": (rules.adamw, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, ADAM),
     "lion": (rules.lion, {"exp_avg": True}, {**DECAY, "betas": (0.9, 0.99)}),
     "rprop": (
@@ -189,10 +204,10 @@ def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: tor
 
 def test_every_rule_has_a_case():
     """The table of this module names every rule of the zoo."""
-    assert {rule for rule, _, _ in RULES.values()} == {
+    assert {inspect.unwrap(rule) for rule, _, _ in RULES.values()} == {
         rule
         for _, rule in inspect.getmembers(rules, inspect.isfunction)
-        if "param" in inspect.signature(rule).parameters
+        if next(iter(inspect.signature(rule).parameters)) == "param"
     }
 
 

@@ -33,6 +33,7 @@ FEW = [
         ("momentum", {"lr": 0.01, "lr_in_velocity": True}),
         ("rmsprop", {"momentum": 0.9, "centered": True}),
         ("adam", {"amsgrad": True, "weight_decay": 0.05}),
+        ("adam", {"weight_decay": 0.05, "weight_decay_mode": "independent", "l1": 0.1}),
         ("adamw", {}),
         ("lion", {"weight_decay": 0.05}),
         ("rprop", {}),

@@ -276,6 +276,8 @@ def _kind(formula: str, value: Any, kinds: dict[str, Any]) -> str:
     """
     if value is None or isinstance(value, bool):
         return f"{formula} is {value}"
+    if isinstance(value, str):
+        return f"{formula} == {value!r}"
     kinds[name := f"kind{len(kinds)}"] = type(value)
     condition = f"type({formula}) is {name}"
     if isinstance(value, tuple):
@@ -286,7 +288,7 @@ def _kind(formula: str, value: Any, kinds: dict[str, Any]) -> str:
 
 def _symbol(formula: str, value: Any, recorder: _Recorder) -> Any:
     """Return what a rule sees of an option: its numbers write down what is done with them."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (int, float, Tensor)):
         return Number(value, formula, recorder)

@@ -34,10 +34,11 @@ class Mutant:
     Attributes:
         name: Says what is wrong.
         optimizer: Name of the optimizer that makes the mistake.
-        true: The text in the rule.
+        true: The text in the rule; empty where the mistake is one of the options.
         mistaken: What stands in its place.
         options: Options of the constructor.
         rule: The rule in which the text stands, if its name is not that of the optimizer.
+        mistaken_options: Options that the mistaken optimizer has otherwise, for what stands in no rule.
     """
 
     name: str
@@ -46,11 +47,12 @@ class Mutant:
     mistaken: str
     options: Mapping[str, Any] = field(default_factory=dict)
     rule: str = ""
+    mistaken_options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, params: Any) -> RuleOptimizer:
         """Make the optimizer with the mistake."""
-        mutated = _mutated(self.rule or self.optimizer, self.true, self.mistaken)
-        return with_rules(optimizer_class(self.optimizer), mutated)(params, **self.options)
+        mutated = _mutated(self.rule or self.optimizer, self.true, self.mistaken) if self.true else rules
+        return with_rules(optimizer_class(self.optimizer), mutated)(params, **{**self.options, **self.mistaken_options})
 
     def reference(self, params: Any) -> Optimizer:
         """Make the true optimizer; in textbook form where torch has none."""
@@ -71,6 +73,8 @@ def _mutated(rule: str, true: str, mistaken: str) -> types.ModuleType:
 
 
 _DECAY = {"weight_decay": 0.1}
+_OUTSIDE = {"weight_decay": 0.01, "weight_decay_mode": "independent", "lr": 0.01}
+_NET = {"lr": 0.01, "weight_decay": 0.1, "l1": 0.01}
 _TINY_LR = {"lr": 1e-5}
 _IN_VELOCITY = "momentum_lr_in_velocity"
 _VELOCITY = {"lr": 0.01, "lr_in_velocity": True}
@@ -105,8 +109,12 @@ MUTANTS: tuple[Mutant, ...] = (
            {**_VELOCITY, "nesterov": True}, _IN_VELOCITY),
     # RMSprop
     Mutant("rmsprop-eps-inside-root", "rmsprop", "variance.sqrt() + eps", "(variance + eps).sqrt()"),
-    Mutant("rmsprop-eps-1e-7", "rmsprop", "+ eps", "+ 1e-7", _TINY_LR),
-    Mutant("rmsprop-no-eps", "rmsprop", "+ eps", "+ 1e-30"),
+    Mutant("rmsprop-eps-1e-7", "rmsprop", "sqrt() + eps", "sqrt() + 1e-7", _TINY_LR),
+    Mutant("rmsprop-no-eps", "rmsprop", "sqrt() + eps", "sqrt() + 1e-30"),
+    Mutant("rmsprop-eps-outside-root", "rmsprop", "if eps_inside_sqrt else", "if False else",
+           {"eps_inside_sqrt": True}),
+    Mutant("rmsprop-starts-at-zero", "rmsprop", "", "",
+           {"initial_accumulator": 1.0}, mistaken_options={"initial_accumulator": 0.0}),
     Mutant("rmsprop-alpha-swapped", "rmsprop", "(square_avg * alpha).addcmul(grad, grad, value=1 - alpha)",
            "(square_avg * (1 - alpha)).addcmul(grad, grad, value=alpha)"),
     Mutant("rmsprop-not-centered", "rmsprop", "if centered:", "if False:", {"centered": True, **_TINY_LR}),
@@ -198,5 +206,24 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("radam-threshold-of-the-paper", "radam", "if rho > 5.0:", "if rho > 4.0:"),
     Mutant("radam-inverse-rectification", "radam", "* rho)) ** 0.5  # r", "* rho)) ** -0.5  # r"),
     Mutant("radam-eps-inside-root", "radam", "(exp_avg_sq.sqrt() + eps)", "(exp_avg_sq + eps).sqrt()"),
+    # The modes of the decay, and the proximal step
+    Mutant("independent-decay-times-lr", "adamw", "-lr / max_lr * weight_decay", "-lr * weight_decay",
+           _OUTSIDE, "regularized"),
+    Mutant("independent-decay-without-schedule", "adamw", "-lr / max_lr * weight_decay", "-weight_decay",
+           _OUTSIDE, "regularized"),
+    Mutant("decoupled-decay-coupled", "sgd", 'weight_decay_mode == "coupled"', 'weight_decay_mode == "decoupled"',
+           {**_MOMENTUM, **_DECAY, "weight_decay_mode": "decoupled"}, "regularized"),
+    Mutant("decoupled-decay-without-lr", "rmsprop", "-lr * weight_decay", "-1e-3 * weight_decay",
+           {**_DECAY, **_TINY_LR, "weight_decay_mode": "decoupled"}, "regularized"),
+    Mutant("coupled-decay-twice", "sgd", "weight_decay=0,", "weight_decay=weight_decay,", _NET, "regularized"),
+    Mutant("l1-without-lr", "sgd", "clamp_max(lr * l1)", "clamp_max(l1)", _NET, "regularized"),
+    Mutant("l1-one-sided", "sgd", ".clamp_min(-lr * l1)", ".clamp_min(0)", _NET, "regularized"),
+    Mutant("l1-subgradient", "sgd", "param - param.clamp_min(-lr * l1).clamp_max(lr * l1)",
+           "param.add(param.sign(), alpha=-lr * l1)", _NET, "regularized"),
+    Mutant("l1-before-the-update", "sgd", "param, *state = rule(param,",
+           "param, *state = rule(param - param.clamp_min(-lr * l1).clamp_max(lr * l1),",
+           {**_MOMENTUM, "l1": 0.01}, "regularized"),
+    Mutant("l1-in-the-gradient", "adam", "param, *state = rule(param, grad,",
+           "param, *state = rule(param, grad.add(param.sign(), alpha=l1),", {"l1": 0.01}, "regularized"),
 )  # fmt: skip
 """Every mutant, in the order of the zoo."""

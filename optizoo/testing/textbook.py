@@ -46,16 +46,16 @@ def momentum_lr_in_velocity(theta, g, velocity, *, lr, momentum, nesterov, weigh
 
 def rmsprop(
     theta, g, square_avg, momentum_buffer=None, grad_avg=None,
-    *, lr, alpha, eps, weight_decay, momentum, centered,
+    *, lr, alpha, eps, weight_decay, momentum, centered, eps_inside_sqrt,
 ):  # fmt: skip
-    """Tieleman & Hinton (2012); centered and with momentum: Graves (2013)."""
+    """Tieleman & Hinton (2012); centered and with momentum: Graves (2013), whose ε is inside."""
     g = g + weight_decay * theta
     v = alpha * square_avg + (1 - alpha) * g**2
     variance, b, g_mean = v, momentum_buffer, grad_avg
     if centered:
         g_mean = alpha * grad_avg + (1 - alpha) * g
         variance = _largest(v - g_mean**2, 0 * v)
-    step = g / (variance**0.5 + eps)
+    step = g / ((variance + eps) ** 0.5 if eps_inside_sqrt else variance**0.5 + eps)
     if momentum:
         step = b = momentum * momentum_buffer + step
     return theta - lr * step, v, b, g_mean
@@ -166,3 +166,22 @@ def radam(theta, g, exp_avg, exp_avg_sq, *, lr, betas, eps, weight_decay, decoup
     adaptive = (1 - beta2**step) ** 0.5 / (v**0.5 + eps)
     r = ((rho - 4) * (rho - 2) * rho_max / ((rho_max - 4) * (rho_max - 2) * rho)) ** 0.5
     return theta - lr * m_hat * r * adaptive, m, v
+
+
+def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
+    """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
+
+    The decays are those of L2, of AdamW in PyTorch, and of Loshchilov & Hutter (2019) with η = α / α_max.
+    """
+    shrunk = {
+        "coupled": lambda: theta,
+        "decoupled": lambda: theta - lr * weight_decay * theta,
+        "independent": lambda: theta - weight_decay * lr / max_lr * theta,
+    }[weight_decay_mode]()
+    g = g + weight_decay * theta if weight_decay_mode == "coupled" else g
+    theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=0, **options)
+    above, below = (
+        _where(theta > lr * l1, theta - lr * l1, 0 * theta),
+        _where(theta < -lr * l1, theta + lr * l1, 0 * theta),
+    )
+    return above + below, *state

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from optizoo import rules
 from optizoo.optimizer import Rule, RuleOptimizer
 from optizoo.optimizers import optimizer_class
 
@@ -70,6 +71,8 @@ def with_rules(kind: type[RuleOptimizer], namespace: ModuleType | Mapping[str, A
     lookup = vars(namespace) if isinstance(namespace, ModuleType) else namespace
 
     class WithRules(kind):
+        regularized = staticmethod(lookup.get("regularized", rules.regularized))
+
         def select_rule(self, group: Mapping[str, Any]) -> Rule:
             return lookup[super().select_rule(group).__name__]
 
