@@ -130,8 +130,8 @@ def page(rows: Sequence[Row]) -> Page:
         mean, low, high = ranges[search, "hinge", pixels]
         holds = low <= LECTURE[search] <= high
         return holds, (
-            f"{_percent(mean)} with {pixels} pixels ({_percent(low)} to {_percent(high)} over the repeats: the lecture's "
-            f"{_percent(LECTURE[search])} is {'inside' if holds else 'outside'})"
+            f"{_percent(mean)} with {pixels} pixels ({_percent(low)} to {_percent(high)} over the repeats: the "
+            f"lecture's {_percent(LECTURE[search])} is {'inside' if holds else 'outside'})"
         )
 
     held, raw = compared("random", "raw")
@@ -170,7 +170,7 @@ def page(rows: Sequence[Row]) -> Page:
             Picture(
                 "accuracy",
                 "Test accuracy of what was found",
-                f"Means, with 2 standard deviations to both sides; dotted, the lecture's 15.5 % (random) and 21.4 % (local). "
+                f"Means ± 2 standard deviations; dotted, the lecture's 15.5 % (random), 21.4 % (local). "
                 f"Losses are of {first['images']} of the {first['train']} training images; the lecture takes all.",
                 f"Bars, from 0: {', '.join(f'{names[kind]} {_percent(ranges[kind][0])}' for kind in kinds)}.",
                 lambda theme: plots.bars(
@@ -188,7 +188,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "loss",
                 "The lowest loss so far",
-                "Means over the repeats, from the lowest to the highest as a band. As in the lecture, local search begins "
+                "Means over the repeats in a band from lowest to highest. As in the lecture, local search starts "
                 "at larger weights, and so at a larger loss.",
                 f"Two panels, one a loss, of the lowest training loss against the try. At the end: {ends}.",
                 lines,
