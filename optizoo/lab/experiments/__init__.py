@@ -39,7 +39,9 @@ EXPERIMENTS = (
     "random_search",
     "knn",
     # What is minimised
+    "regularization",
     # Gradient descent and where it is slow
+    "gradient_descent",
     # Momentum
     "momentum_forms",
     # Adaptive rates
