@@ -36,8 +36,12 @@ __all__ = ["EXPERIMENTS", "ExperimentError", "docstring", "load", "title"]
 # In the order of the book. Modules are imported when they are run.
 EXPERIMENTS = (
     # How good is a guess, and is the gradient right?
+    "random_search",
+    "knn",
     # What is minimised
+    "regularization",
     # Gradient descent and where it is slow
+    "gradient_descent",
     # Momentum
     "momentum_forms",
     # Adaptive rates
