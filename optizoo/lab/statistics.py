@@ -8,10 +8,10 @@
 0.0625
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Interval", "interquartile_mean", "paired_bootstrap", "sign_flip_test"]
 
@@ -39,7 +39,7 @@ class Interval:
 
 
 def paired_bootstrap(
-    one: Sequence[float], other: Sequence[float], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+    one: ArrayLike, other: ArrayLike, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> Interval:
     """Return the mean of ``one[i] - other[i]`` with its percentile bootstrap interval.
 
@@ -68,7 +68,7 @@ def paired_bootstrap(
     return Interval(float(differences.mean()), float(low), float(high))
 
 
-def sign_flip_test(one: Sequence[float], other: Sequence[float]) -> float:
+def sign_flip_test(one: ArrayLike, other: ArrayLike) -> float:
     """Return the two-sided p-value of the exact paired permutation test.
 
     If the two are alike, each difference ``one[i] - other[i]`` may as well have the other sign. The value is the share
@@ -93,7 +93,7 @@ def sign_flip_test(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.mean(np.abs(sums) >= seen - rounding))
 
 
-def interquartile_mean(values: Sequence[float]) -> float:
+def interquartile_mean(values: ArrayLike) -> float:
     """Return the mean of the middle half: a quarter of the weight is taken from each end.
 
     Where a quarter of the number is no whole number, the values at the edges count in part, so that the middle half
@@ -111,13 +111,14 @@ def interquartile_mean(values: Sequence[float]) -> float:
     return float(np.average(data, weights=np.diff(inside)))
 
 
-def _differences(one: Sequence[float], other: Sequence[float]) -> np.ndarray:
-    if len(one) != len(other):
-        raise ValueError(f"one and other must be pairs, got {len(one)} and {len(other)} values")
-    return _finite("one", one) - _finite("other", other)
+def _differences(one: ArrayLike, other: ArrayLike) -> np.ndarray:
+    first, second = _finite("one", one), _finite("other", other)
+    if len(first) != len(second):
+        raise ValueError(f"one and other must be pairs, got {len(first)} and {len(second)} values")
+    return first - second
 
 
-def _finite(name: str, values: Sequence[float]) -> np.ndarray:
+def _finite(name: str, values: ArrayLike) -> np.ndarray:
     data = np.asarray(values, dtype=float)
     if data.ndim != 1 or not data.size:
         raise ValueError(f"{name} must hold at least one number, in one dimension, got shape {data.shape}")

@@ -43,6 +43,7 @@ EXPERIMENTS = (
     # Adaptive rates
     "bias_correction",
     # The learning rate
+    "learning_rates",
     # Large batches
     # The second derivative
     # The two models
