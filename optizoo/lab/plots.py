@@ -223,6 +223,7 @@ def heatmap(
     form: Callable[[float], str] = "{:.3g}".format,
     title: str = "",
     best: Literal["max", "min"] | None = None,
+    limits: tuple[float, float] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw a table of numbers as coloured cells with the numbers in them.
@@ -237,6 +238,7 @@ def heatmap(
         form: Writes a number into its cell.
         title: Stands above.
         best: Frame the largest or the smallest number.
+        limits: The numbers at the ends of the colours, for maps that are compared; by default those of the table.
         theme: Colours of paper, ink and grid.
 
     Raises:
@@ -250,13 +252,14 @@ def heatmap(
     axis.grid(visible=False)
     if title:
         axis.set_title(plain(title), fontsize=10, color=theme.ink, loc="left")
-    drawn = axis.imshow(table, cmap=CMAP, aspect="auto")
+    finite = table[np.isfinite(table)]
+    low, high = limits or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0))
+    drawn = axis.imshow(table, cmap=CMAP, aspect="auto", vmin=low, vmax=high)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]  # a patch, whatever the stubs say
     bar.ax.tick_params(colors=theme.ink, labelsize=9, length=0)
     bar.set_label(unit, color=theme.ink, fontsize=9.5)
-    finite = table[np.isfinite(table)]
-    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
+    middle = (low + high) / 2
     for (y, x), value in np.ndenumerate(table):
         missing = not math.isfinite(value)
         colour = theme.ink if missing else "#000000" if value > middle else "#ffffff"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Interval", "interquartile_mean", "paired_bootstrap", "sign_flip_test"]
+__all__ = ["Interval", "interquartile_mean", "is_significant", "paired_bootstrap", "sign_flip_test"]
 
 MOST_PAIRS = 20  # 2**20 sign patterns are tried in a second
 
@@ -91,6 +91,21 @@ def sign_flip_test(one: ArrayLike, other: ArrayLike) -> float:
     seen = abs(differences.sum())
     rounding = 1e-12 * np.abs(differences).sum()  # sums of the same numbers in another order are ties
     return float(np.mean(np.abs(sums) >= seen - rounding))
+
+
+def is_significant(one: ArrayLike, other: ArrayLike, *, level: float = 0.95) -> bool:
+    """Return whether a difference is more than chance: by the bootstrap, and by the exact test.
+
+    The bootstrap alone is too bold with few pairs, and the exact test alone can never reach 5 % with fewer than six. So
+    zero must be outside the interval, and the p-value at most ``1 - level``, or the smallest that the number of pairs
+    allows: all differences have then one sign.
+
+    >>> is_significant([0.52, 0.53, 0.51], [0.50, 0.52, 0.50]), is_significant([0.52, 0.53, 0.50], [0.50, 0.50, 0.51])
+    (True, False)
+    """
+    smallest = 2.0 ** (1 - len(_differences(one, other)))
+    outside = not paired_bootstrap(one, other, level=level).has_zero
+    return outside and sign_flip_test(one, other) <= max(1 - level, smallest)
 
 
 def interquartile_mean(values: ArrayLike) -> float:

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from optizoo.lab.statistics import Interval, interquartile_mean, paired_bootstrap, sign_flip_test
+from optizoo.lab.statistics import Interval, interquartile_mean, is_significant, paired_bootstrap, sign_flip_test
 
 
 def test_bootstrap_of_two_pairs_is_the_law():
@@ -59,6 +59,16 @@ def test_sign_flips_of_one_sign():
     """Where all differences have one sign, only two patterns of 2**n are as extreme; without differences all are."""
     assert sign_flip_test([1.1, 2.1, 3.1, 4.1, 5.1], [1, 2, 3, 4, 5]) == 2 / 32
     assert sign_flip_test([1, 2, 3], [1, 2, 3]) == 1
+
+
+def test_few_pairs_must_agree():
+    """With few pairs, an interval without zero is not enough: one small difference of the other sign speaks against."""
+    ones, zeros = [1.0, 1.1, 0.9, 1.2, -0.1], [0.0] * 5
+    assert not paired_bootstrap(ones, zeros).has_zero
+    assert not is_significant(ones, zeros)
+    assert is_significant([*ones[:4], 0.1], zeros)
+    assert is_significant(ones * 2, zeros * 2)  # ten pairs bear two of the other sign
+    assert not is_significant([0.0] * 5, zeros)
 
 
 def test_interquartile_mean():

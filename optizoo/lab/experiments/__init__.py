@@ -42,6 +42,7 @@ EXPERIMENTS = (
     "momentum_forms",
     # Adaptive rates
     "bias_correction",
+    "adam_vs_adamw",
     # The learning rate
     "learning_rates",
     # Large batches
