@@ -45,7 +45,9 @@ EXPERIMENTS = (
     "adam_vs_adamw",
     # The learning rate
     "learning_rates",
+    "schedules",
     # Large batches
+    "linear_scaling",
     # The second derivative
     # The two models
     # What to take
