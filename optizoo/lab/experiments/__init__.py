@@ -51,6 +51,7 @@ EXPERIMENTS = (
     # The second derivative
     # The two models
     # What to take
+    "defaults",
 )
 
 

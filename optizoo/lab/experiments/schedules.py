@@ -142,7 +142,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "losses",
                 "The training loss under it",
-                f"In the same places. Means of {width} batches over {seeds} seeds; bands from the lowest to the highest.",
+                f"In the same places. Means of {width} batches over {seeds} seeds; bands from lowest to highest.",
                 f"Five panels of the training loss against the step. Test accuracies at the end: {said}.",
                 losses,
                 xlabel="step",
