@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
 
-__all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines"]
+__all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines", "scatter"]
 
 WIDTH = 5.6  # inches: narrower than the pictures of a comparison, for letters that can be read on a phone
 FEW_POINTS = 25  # lines with more have no markers
@@ -72,6 +72,23 @@ class Bar:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one class; the label decides colour and marker.
+
+    Attributes:
+        label: The class.
+        x: Abscissas.
+        y: Ordinates.
+        panel: The title of the axes that they are drawn on.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    panel: str = ""
 
 
 @dataclass(frozen=True)
@@ -383,6 +400,51 @@ def contours(
     axis.set_ylabel(ylabel, color=theme.ink, fontsize=10)
     if entries:
         legend(figure, entries, theme, length=WIDTH * 15)
+    return figure
+
+
+def scatter(
+    points: Sequence[Points],
+    *,
+    xlabel: str,
+    ylabel: str,
+    scores: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[Values]]] | None = None,
+    marks: Sequence[Mark] = (),
+    height: float = 2.6,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw points of several classes; those with the same ``panel`` share a pair of axes, and all axes one scale.
+
+    Args:
+        points: The points, at least one group.
+        xlabel: What x is.
+        ylabel: What y is.
+        scores: For a panel, abscissas, ordinates and a table of scores (a row for each ordinate): the line where the
+            score is 0 is drawn, and the plane tinted by its sign, negative in the colour of the first label.
+        marks: Lines across every panel.
+        height: Of a panel, in inches.
+        theme: Colours of paper, ink and grid.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    figure, axes = _axes(list(dict.fromkeys(group.panel for group in points)), theme, columns=2, height=height)
+    looks = styles(group.label for group in points)
+    for group in points:
+        look = looks[group.label]
+        axes[group.panel].scatter(
+            group.x, group.y, s=14, marker=look.marker, color=look.colour, alpha=0.8, linewidths=0, zorder=3
+        )
+    tints = [look.colour for look in looks.values()][:2]
+    for panel, (x, y, z) in (scores or {}).items():
+        table = np.array([[_number(value) for value in row] for row in z], dtype=float)
+        axes[panel].contourf(x, y, table, levels=[-math.inf, 0.0, math.inf], colors=tints, alpha=0.16, zorder=1)
+        axes[panel].contour(x, y, table, levels=[0.0], colors=[theme.ink], linewidths=1.2, zorder=2)
+    for axis in axes.values():
+        for mark in marks:
+            _draw_mark(axis, mark, theme)
+    _label(figure, axes, xlabel, ylabel, theme, 2)
+    legend(figure, [entry(look, label, line="") for label, look in looks.items()], theme, length=WIDTH * 15)
     return figure
 
 

@@ -50,6 +50,7 @@ EXPERIMENTS = (
     "linear_scaling",
     # The second derivative
     # The two models
+    "two_layer_features",
     # What to take
     "defaults",
 )
