@@ -215,8 +215,10 @@ def bars(
         if bar.low is not None and bar.high is not None:
             axis.hlines(y, bar.low, bar.high, color=theme.ink, linewidth=1.4, zorder=3)
         text = f"{100 * bar.value:.3g} %" if percent else f"{bar.value:.3g}"
-        end = bar.value if bar.high is None else max(bar.value, bar.high)
-        number: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        side, outer = (-1, min) if bar.value < 0 else (1, max)
+        end = outer(each for each in (bar.value, bar.low, bar.high) if each is not None)
+        number: dict[str, Any] = {"xytext": (4 * side, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        number["ha"] = "left" if side > 0 else "right"
         axis.annotate(text, (end, y), color=theme.ink, **number, **_on_paper(theme))
     axis.set_yticks(range(len(bars)), [plain(bar.label) for bar in bars])
     axis.set_ylim(len(bars) - 0.5, -0.5)

@@ -26,6 +26,7 @@ from optizoo.schedules import Warmup
 
 NEEDS_DATA = True
 FLAT, SCALED, WARM = FORMS = ("rate unchanged", "rate × N", "rate × N, warm-up")
+FAR = 10  # a loss this many times the baseline's is called diverged
 POINTS = 25  # of a loss curve
 MEASURED = 5000  # training images on which the loss is taken at the end
 
@@ -92,14 +93,15 @@ def page(rows: Sequence[Row]) -> Page:
     }
     last = runs[largest, FLAT][0]
     unscaled = _how(ends[largest, FLAT], base)
+    shown = {factors[round(part * (len(factors) - 1) / 3)] for part in range(4)}
     curves = []
     for (n, form), group in runs.items():
-        if n in (1, largest) or n == sorted(factors)[len(factors) // 2]:
+        if n in shown:
             padded = [row["losses"] + [None] * (len(row["seen"]) - len(row["losses"])) for row in group]
             panel = f"N = {n}, batch {group[0]['batch_size']}"
             curves.append(Line.over_seeds(form, group[0]["seen"], padded, panel=panel))
     final = [
-        Line.over_seeds(form, factors, [[_end(runs[n, form], seed) for n in factors] for seed in seeds])
+        Line.over_seeds(form, factors, [[_end(runs[n, form], seed, base) for n in factors] for seed in seeds])
         for form in FORMS
     ]
     ceiling = max(row["losses"][0] for row in rows if row["losses"])
@@ -138,7 +140,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "ends",
                 "The loss at the end against N",
-                "The same number of images for all. The dotted line is the tolerance above the baseline.",
+                "The same number of images for all; where a run diverged, or ended at ten times the baseline, no point.",
                 f"The loss on training images against N, logarithmic, for each form; the baseline has {base:.3f}. "
                 + "; ".join(f"{form}: N = {largest} ends {_how(ends[largest, form], base)}" for form in FORMS)
                 + ".",
@@ -161,8 +163,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else fmean(values)  # type: ignore[arg-type]
 
 
-def _end(group: Sequence[Row], seed: int) -> float | None:
-    return next(row["train"] for row in group if row["seed"] == seed)
+def _end(group: Sequence[Row], seed: int, base: float) -> float | None:
+    end = next(row["train"] for row in group if row["seed"] == seed)
+    return None if end is None or end > FAR * base else end
 
 
 def _worse(end: float | None, base: float, tolerance: float) -> bool:
@@ -171,6 +174,6 @@ def _worse(end: float | None, base: float, tolerance: float) -> bool:
 
 def _how(end: float | None, base: float) -> str:
     """Say how far a loss is from the baseline's."""
-    if end is None or end > 10 * base:
+    if end is None or end > FAR * base:
         return "diverged"
     return f"{100 * abs(end / base - 1):.0f} % {'above' if end > base else 'below'} the baseline"

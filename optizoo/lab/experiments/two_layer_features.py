@@ -30,7 +30,7 @@ from optizoo.lab.running import DATA, dataset, descend, fit, images, measure
 
 NEEDS_DATA = True
 DISC, RING = "disc", "ring"
-TITLES = {"linear": "linear", "two_layer": "two layers"}
+TITLES = {"linear": "one layer", "two_layer": "two layers"}
 SHOWN = 150  # images of each class in the view of geometry
 
 
@@ -46,7 +46,7 @@ class Options:
     images: int = option(10_000, "number of images to train on", at_least=1)
     epochs: int = option(5, "passes over the images", at_least=1)
     lr: float = option(3e-4, "learning rate on the images", at_least=0)
-    weight_decay: float = option(3.0, "decay of AdamW on the images: templates are smooth where it is strong", at_least=0)
+    weight_decay: float = option(3.0, "decay of AdamW on the images; smooths templates", at_least=0)
     classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0)
     seed: int = option(0, "seed", at_least=0)
 
@@ -85,7 +85,8 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
     classifier = models.linear(seed=options.seed, init="zeros")
     optimizer = optizoo.AdamW(classifier.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     fit(classifier, optimizer, train, steps=options.epochs * (len(train) // 100), batch_size=100, seed=options.seed)
-    names, weight, bias = dataset(options.data, options.images).classes, classifier.weight.detach(), classifier.bias.detach()
+    weight, bias = classifier.weight.detach(), classifier.bias.detach()
+    names = dataset(options.data, options.images).classes
     by_hand = torch.stack([test.x @ row for row in weight], 1) + bias
     low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
     pixels = (255 * (weight - low) / (high - low)).round().to(torch.uint8).view(-1, 3, 32, 32).permute(0, 2, 3, 1)
@@ -105,20 +106,17 @@ def page(rows: Sequence[Row]) -> Page:
     classifier = rows[-1]
     accuracy = {name: found[name]["accuracy"] for name in TITLES}
     x, y = found["linear"]["x"], found["linear"]["y"]
-    plane = [
-        Points(label, [a for a, c in zip(x[0], y, strict=True) if c == k], [b for b, c in zip(x[1], y, strict=True) if c == k], title)
-        for title in TITLES.values()
-        for k, label in enumerate((DISC, RING))
-    ]  # fmt: skip
+    plane = [group for title in TITLES.values() for group in _groups(x, (DISC, RING), [y.count(0), y.count(1)], title)]
     scores = {TITLES[name]: (row["side"], row["side"], row["scores"]) for name, row in found.items()}
     behind = _groups(found["two_layer"]["view"], (DISC, RING), [y.count(0), y.count(1)])
     geometry = _groups(classifier["view"], classifier["classes"], classifier["counts"])
     first, second = classifier["classes"]
     right = (sum(d > 0 for d in geometry[0].x) + sum(d < 0 for d in geometry[1].x)) / sum(classifier["counts"])
     parted = max(behind[0].x) < min(behind[1].x)
-    said = f"{100 * accuracy['linear']:.1f} % of the points for the linear model, {100 * accuracy['two_layer']:.1f} % for two layers"
-    images_ = [np.frombuffer(bytes.fromhex(each), np.uint8).reshape(32, 32, 3) / 255 for each in classifier["templates"]]
-    colours = [[name, *(float(c) for c in each.mean((0, 1)))] for name, each in zip(classifier["names"], images_, strict=True)]
+    said = " and ".join(f"{100 * accuracy[name]:.1f} % of the points with {TITLES[name]}" for name in TITLES)
+    drawn = [_pixels(each) for each in classifier["templates"]]
+    colours = [[name, *_colour(each)] for name, each in zip(classifier["names"], drawn, strict=True)]
+    edge_on = {"xlabel": "distance from the plane", "ylabel": "along the plane", "marks": [Mark(0, "plane", "x")]}
     return Page(
         equations=(
             r"\mathrm{algebra:}\quad s = W x + b \qquad \mathrm{templates:}\quad s_c = \langle w_c, x \rangle + b_c",
@@ -128,7 +126,7 @@ def page(rows: Sequence[Row]) -> Page:
         seen=(
             f"The decision is right for {said}. Behind the hidden layer, disc and ring lie "
             f"{'on different sides of a plane' if parted else 'on both sides of every plane that was found'}.",
-            f"On CIFAR-10 the linear classifier is right for {100 * classifier['accuracy']:.1f} % of {classifier['images']} "
+            f"The linear classifier of images is right for {100 * classifier['accuracy']:.1f} % of {classifier['images']} "
             f"test images; ten inner products with its templates give its scores within {classifier['difference']:.1g}. Of "
             f"{sum(classifier['counts'])} images of {first} and {second}, {100 * right:.1f} % lie on their side of the plane "
             "between the two.",
@@ -142,41 +140,41 @@ def page(rows: Sequence[Row]) -> Page:
         ),
         pictures=(
             Picture(
-                "boundaries", "Decisions of both models",
+                "boundaries",
+                "Decisions of both models",
                 "The plane is tinted by the class that the model decides for; the line is where both scores are equal.",
                 f"Two panels of a disc inside a ring. The decision is right for {said}.",
                 lambda theme: plots.scatter(plane, xlabel="x₁", ylabel="x₂", scores=scores, theme=theme),
                 Table(["model", "accuracy"], [[TITLES[name], accuracy[name]] for name in TITLES]),
             ),
             Picture(
-                "hidden", "The points behind the hidden layer",
+                "hidden",
+                "The points behind the hidden layer",
                 "Across: distance from the plane of the output layer, among the hidden units. Up: the direction in that "
                 "plane along which the points differ most.",
                 f"Points of disc and ring. Disc lies from {min(behind[0].x):.2f} to {max(behind[0].x):.2f} of the plane at 0, "
                 f"ring from {min(behind[1].x):.2f} to {max(behind[1].x):.2f}.",
-                lambda theme: plots.scatter(
-                    behind, xlabel="distance from the plane", ylabel="along the plane", marks=[Mark(0, "plane", "x")], theme=theme
-                ),
+                lambda theme: plots.scatter(behind, theme=theme, **edge_on),
                 _table(behind),
             ),
             Picture(
-                "templates", "The templates of the linear classifier",
+                "templates",
+                "The templates of the linear classifier",
                 "The rows of W as images, each stretched from its smallest to its largest weight.",
                 f"Ten blurred images of 32 x 32 pixels, one for each of {', '.join(classifier['names'])}.",
-                lambda theme: plots.images(images_, labels=classifier["names"], theme=theme),
+                lambda theme: plots.images(drawn, labels=classifier["names"], theme=theme),
                 Table(["class", "mean red", "mean green", "mean blue"], colours),
             ),
             Picture(
-                "geometry", f"The plane between {first} and {second}",
+                "geometry",
+                f"The plane between {first} and {second}",
                 "Test images among all pixels, seen along the plane on which both classes have the same score.",
                 f"Points of {first} and {second} against their distance from the plane: {100 * right:.1f} % on their side.",
-                lambda theme: plots.scatter(
-                    geometry, xlabel="distance from the plane", ylabel="along the plane", marks=[Mark(0, "plane", "x")], theme=theme
-                ),
+                lambda theme: plots.scatter(geometry, theme=theme, **edge_on),
                 _table(geometry),
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _edge_on(x: Tensor, weight: Tensor, bias: Tensor, classes: Sequence[int]) -> list[list[float]]:
@@ -191,12 +189,24 @@ def _edge_on(x: Tensor, weight: Tensor, bias: Tensor, classes: Sequence[int]) ->
     return [distance.tolist(), (along @ directions[0]).tolist()]
 
 
-def _groups(view: Sequence[Sequence[float]], names: Sequence[str], counts: Sequence[int]) -> list[Points]:
-    middle = counts[0]
-    return [Points(name, *(axis[part] for axis in view)) for name, part in zip(names, (slice(middle), slice(middle, None)), strict=True)]
+def _groups(
+    view: Sequence[Sequence[float]], names: Sequence[str], counts: Sequence[int], panel: str = ""
+) -> list[Points]:
+    """Return the points of both classes, which stand one behind the other."""
+    parts = slice(counts[0]), slice(counts[0], None)
+    return [Points(name, view[0][part], view[1][part], panel) for name, part in zip(names, parts, strict=True)]
 
 
 def _table(groups: Sequence[Points]) -> Table:
     """Return where the points of each class lie."""
-    quartiles = [[group.label, len(group.x), *(float(q) for q in np.quantile(group.x, (0, 0.25, 0.5, 0.75, 1)))] for group in groups]
-    return Table(["class", "points", "least distance", "quarter", "median", "three quarters", "largest"], quartiles)
+    shares = (0, 0.25, 0.5, 0.75, 1)
+    rows = [[group.label, len(group.x), *map(float, np.quantile(group.x, shares))] for group in groups]
+    return Table(["class", "points", "least distance", "quarter", "median", "three quarters", "largest"], rows)
+
+
+def _pixels(text: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(32, 32, 3) / 255
+
+
+def _colour(pixels: np.ndarray) -> list[float]:
+    return [float(each) for each in pixels.mean((0, 1))]
