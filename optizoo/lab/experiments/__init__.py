@@ -46,11 +46,17 @@ EXPERIMENTS = (
     "momentum_forms",
     # Adaptive rates
     "bias_correction",
+    "adam_vs_adamw",
     # The learning rate
+    "learning_rates",
+    "schedules",
     # Large batches
+    "linear_scaling",
     # The second derivative
     # The two models
+    "two_layer_features",
     # What to take
+    "defaults",
 )
 
 
