@@ -36,6 +36,7 @@ __all__ = ["EXPERIMENTS", "ExperimentError", "docstring", "load", "title"]
 # In the order of the book. Modules are imported when they are run.
 EXPERIMENTS = (
     # How good is a guess, and is the gradient right?
+    "gradcheck",
     # What is minimised
     # Gradient descent and where it is slow
     # Momentum
