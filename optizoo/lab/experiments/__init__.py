@@ -44,6 +44,7 @@ EXPERIMENTS = (
     # Adaptive rates
     "bias_correction",
     # The learning rate
+    "lr_finder",
     # Large batches
     # The second derivative
     # The two models

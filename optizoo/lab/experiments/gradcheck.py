@@ -152,7 +152,7 @@ def page(rows: Sequence[Row]) -> Page:
         ),
         seen=(
             f"The gradients of the right models {'agree' if clean else 'do not all agree'} with differences: the "
-            f"median error of a parameter is at most {worst:.0e}, and {kinks} of {sum(row['checked'] for row in checks)} "
+            f"median error of a parameter is at most {worst:.0e}; {kinks} of {sum(row['checked'] for row in checks)} "
             f"elements lie on a kink. Of {len(planted)} planted mistakes {caught} were caught ({verdicts}).",
             f"The best of the steps are {best}; ε^(1/3) is "
             f"{' and '.join(f'{torch.finfo(dtype).eps ** (1 / 3):.0e} in {name}' for name, dtype in DTYPES.items())}.",
