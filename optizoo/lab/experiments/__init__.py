@@ -38,6 +38,7 @@ EXPERIMENTS = (
     # How good is a guess, and is the gradient right?
     "random_search",
     "knn",
+    "gradcheck",
     # What is minimised
     "regularization",
     # Gradient descent and where it is slow
@@ -50,6 +51,7 @@ EXPERIMENTS = (
     # The learning rate
     "learning_rates",
     "schedules",
+    "lr_finder",
     # Large batches
     "linear_scaling",
     # The second derivative
