@@ -1,4 +1,4 @@
-"""What to take: AdamW as it is, AdamW with warm-up and cosine, or SGD with momentum, all tuned with one budget.
+"""What to take: AdamW as it is, AdamW with warm-up and cosine, or SGD with momentum, tuned alike.
 
 Every recipe gets the same number of trials on each model, of one seed, and keeps the one with the best accuracy on
 validation images. That runs again from new seeds, and its test accuracies are compared in pairs: runs of one seed begin
