@@ -7,6 +7,7 @@ from pathlib import Path
 import optizoo
 from optizoo.lab.step_benchmark import format_markdown
 from optizoo.testing import MUTANTS
+from scripts import works_with
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,4 +61,15 @@ def test_step_times_are_those_of_the_record():
     record = ROOT / "benchmarks" / "step_cpu.json"
     kept = [format_markdown(json.loads(record.read_text(encoding="utf-8")))] if record.exists() else []
     shown = re.findall(r"<!-- step benchmark -->\n+(.*?)\n+<!-- end of step benchmark -->", README, re.DOTALL)
+    assert shown == kept
+
+
+def test_what_it_works_with_is_the_record():
+    """The table of libraries is what the kept record renders to, and no test in it failed."""
+    kept = []
+    if works_with.RECORD.exists():
+        record = json.loads(works_with.RECORD.read_text(encoding="utf-8"))
+        assert not any(row["failed"] for row in record["rows"].values())
+        kept.append(works_with.format_markdown(record))
+    shown = re.findall(r"<!-- works with -->\n+(.*?)\n+<!-- end of works with -->", README, re.DOTALL)
     assert shown == kept
