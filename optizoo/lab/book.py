@@ -113,6 +113,7 @@ def run(name: str, folder: str | Path, *, progress: bool = True, **values: Any) 
     """
     folder = Path(folder)
     chosen = options(name, **values)
+    _require(name, chosen)  # before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _run(name, chosen, folder, _bar if progress else silent)
@@ -203,8 +204,7 @@ def write_book(folder: str | Path) -> Path:
 
 
 def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]:
-    if reason := missing(name, chosen):
-        raise DataError(f"{name} needs CIFAR-10: {reason}")
+    _require(name, chosen)
     recorder = Recorder(None if folder is None else _file(name, folder))
     data = getattr(chosen, "data", None)
     about = {"name": data, "source": running.source(data) if data else None}
@@ -214,6 +214,11 @@ def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]
         recorder.add({"event": ROW, **_jsonable(row)})
     recorder.result(seconds=time.perf_counter() - start)
     return _rows(recorder.record)
+
+
+def _require(name: str, chosen: Any) -> None:
+    if reason := missing(name, chosen):
+        raise DataError(f"{name} needs CIFAR-10: {reason}")
 
 
 def _jsonable(value: Any) -> Any:

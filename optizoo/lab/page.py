@@ -133,7 +133,7 @@ class Page:
     """The page of an experiment; title and idea come from the docstring of its module.
 
     Attributes:
-        equations: Lines of matplotlib's mathematics, without the dollar signs.
+        equations: Lines of matplotlib's mathematics, without the dollar signs; short, for the width of a phone.
         seen: Two or three sentences that say what is seen. Every claim is computed from the rows.
         headline: The number beside the lecture's claim.
         pictures: The figures.

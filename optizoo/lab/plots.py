@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
 
@@ -167,11 +168,14 @@ def lines(
         axis.set_yscale(yscale)
         if ylim:
             axis.set_ylim(*ylim)
-        if percent:
-            axis.yaxis.set_major_formatter(as_percent)
         for mark in marks:
             _draw_mark(axis, mark, theme)
-    _label(figure, axes, xlabel, ylabel, theme, columns)
+        _number_log_axis(axis.xaxis)
+        _number_log_axis(axis.yaxis)
+        if percent:
+            axis.yaxis.set_major_formatter(as_percent)
+    whole = all(float(x).is_integer() for line in lines for x in line.x)
+    _label(figure, axes, xlabel, ylabel, theme, columns=columns, whole=whole)
     if direct:
         for axis in axes.values():
             _label_ends(axis, [line for line in lines if axes[line.panel] is axis], looks, theme, log=yscale == "log")
@@ -378,6 +382,7 @@ def contours(
     bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02, format="%.3g")
     bar.outline.set_visible(False)  # type: ignore[operator]  # a patch, whatever the stubs say
     bar.ax.tick_params(colors=theme.ink, labelsize=9, length=0)
+    bar.ax.set_facecolor(theme.paper)
     bar.set_label(unit, color=theme.ink, fontsize=9.5)
     limits = axis.get_xlim(), axis.get_ylim()
     looks = given or styles(path.label for path in paths)
@@ -472,17 +477,30 @@ def _axes(names: Sequence[str], theme: Theme, *, columns: int, height: float) ->
     return figure, axes
 
 
-def _label(figure: Figure, axes: Mapping[str, Axes], xlabel: str, ylabel: str, theme: Theme, columns: int) -> None:
+def _label(
+    figure: Figure, axes: Mapping[str, Axes], xlabel: str, ylabel: str, theme: Theme, *, columns: int, whole: bool
+) -> None:
     for index, axis in enumerate(axes.values()):
         if index + columns >= len(axes):  # nothing below it
             axis.tick_params(labelbottom=True)
             axis.set_xlabel(xlabel, color=theme.ink, fontsize=10)
         if axis.get_xscale() == "linear":
-            axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
     if len(axes) == 1:
         next(iter(axes.values())).set_ylabel(ylabel, color=theme.ink, fontsize=10)
     else:
         figure.supylabel(ylabel, color=theme.ink, fontsize=10)
+
+
+def _number_log_axis(axis: XAxis | YAxis) -> None:
+    """Write plain numbers on a logarithmic axis: powers of ten, and steps between them where it spans under two."""
+    low, high = axis.get_view_interval()
+    if axis.get_scale() != "log" or not 1e-3 <= low < high < 2e4:
+        return
+    few, some, many = (1.0,), (1.0, 2.0, 3.0, 5.0), (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=few if high > 100 * low else some if high > 6 * low else many))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_mark(axis: Axes, mark: Mark, theme: Theme) -> None:

@@ -95,7 +95,7 @@ def dataset(name: str = "cifar10", train: int | None = None, test: int | None = 
     return data.load(name, train_size=train, test_size=test)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def images(
     name: str = "cifar10",
     train: int | None = None,

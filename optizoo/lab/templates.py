@@ -50,6 +50,6 @@ def equation(text: str) -> Markup:
     # The outline's y points up, the picture's down.
     return Markup(
         f'<svg class="maths" viewBox="{left:.4g} {-top:.4g} {width:.4g} {height:.4g}" '
-        f'style="width:{1.25 * width / EM:.4g}em" aria-hidden="true">'
+        f'style="width:{1.25 * width / EM:.4g}em;min-width:{width / EM:.4g}em" aria-hidden="true">'
         f'<path transform="scale(1 -1)" fill="currentColor" d="{"".join(words)}"/></svg>'
     )

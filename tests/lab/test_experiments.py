@@ -6,6 +6,8 @@ import json
 import pkgutil
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -272,8 +274,11 @@ def test_the_book_lists_what_is_missing(ran: Path):
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if experiments.load(name).NEEDS_DATA])
-def test_data_that_are_missing(name: str, no_images: None):
-    """An experiment that needs images says so, and how to get them."""
+def test_data_that_are_missing(name: str, no_images: None, tmp_path: Path):
+    """An experiment that needs images says so, and how to get them, and leaves no folder behind."""
+    with pytest.raises(DataError, match=rf"{name} needs CIFAR-10: .*OPTIZOO_DATA"):
+        book.run(name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=rf"{name} needs CIFAR-10: .*OPTIZOO_DATA"):
         book.rows(name)
 
@@ -310,6 +315,16 @@ def test_lab_list(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["lab", "list"]) == 0
     lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [[name, experiments.title(name)] for name in EXPERIMENTS]
+
+
+def test_lab_list_imports_no_experiment():
+    """The list needs nothing of the extra ``lab`` and imports no experiment, so it is there at once."""
+    code = (
+        "import sys; from optizoo import cli; cli.main(['lab', 'list']); "
+        "print([name for name in sys.modules if name.startswith(('matplotlib', 'jinja2', 'optizoo.lab.experiments.'))])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.endswith("\n[]\n")
 
 
 def test_lab_runs_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -420,6 +435,21 @@ def test_lines():
     assert torch.tensor(theory.get_ydata()).isnan().tolist() == [False, True, False]
     assert (theory.is_dashed(), len(axis.collections)) == (True, 1)
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "loss (nats)")
+
+
+@pytest.mark.parametrize(
+    ("y", "numbers"),
+    [
+        pytest.param((1.0, 2.0), {"1", "1.2", "1.5", "2"}, id="an octave"),
+        pytest.param((1.0, 20.0), {"1", "2", "3", "5", "10", "20"}, id="over a decade"),
+        pytest.param((0.01, 10.0), {"0.01", "0.1", "1", "10"}, id="three decades"),
+    ],
+)
+def test_logarithmic_axes_have_plain_numbers(y: tuple[float, float], numbers: set[str]):
+    """A logarithmic axis has some numbers on it, however short it is, without powers where they can be left out."""
+    figure = plots.lines([Line("sgd", (1, 2), y)], xlabel="x", ylabel="y", yscale="log")
+    figure.draw_without_rendering()
+    assert numbers <= {text.get_text() for text in figure.axes[0].get_yticklabels()}
 
 
 def test_direct_labels_do_not_lie_on_each_other():

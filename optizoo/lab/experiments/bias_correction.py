@@ -103,8 +103,9 @@ def page(rows: Sequence[Row]) -> Page:
         )
     return Page(
         equations=(
-            r"m \leftarrow \beta_1 m + (1-\beta_1)\, g, \quad v \leftarrow \beta_2 v + (1-\beta_2)\, g^2",
-            r"\theta \leftarrow \theta - \alpha\, \dfrac{\hat m}{\sqrt{\hat v} + \epsilon}, \quad "
+            r"m \leftarrow \beta_1 m + (1-\beta_1)\, g",
+            r"v \leftarrow \beta_2 v + (1-\beta_2)\, g^2",
+            r"\theta \leftarrow \theta - \alpha\, \dfrac{\hat m}{\sqrt{\hat v} + \epsilon}",
             r"\hat m = \dfrac{m}{1-\beta_1^t}, \quad \hat v = \dfrac{v}{1-\beta_2^t}",
             r"r(t) = (1-\beta_1^t) \,/\, \sqrt{1-\beta_2^t}",
         ),
@@ -142,7 +143,6 @@ def page(rows: Sequence[Row]) -> Page:
                 curves,
                 xlabel="step",
                 ylabel="loss of the batch (nats)",
-                yscale="log",
             ),
         ),
     )
