@@ -450,7 +450,7 @@ def scatter(
     for axis in axes.values():
         for mark in marks:
             _draw_mark(axis, mark, theme)
-    _label(figure, axes, xlabel, ylabel, theme)
+    _label(figure, axes, xlabel, ylabel, theme, columns=2, whole=False)
     legend(figure, [entry(look, label, line="") for label, look in looks.items()], theme, length=WIDTH * 15)
     return figure
 
