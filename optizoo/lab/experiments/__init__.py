@@ -42,6 +42,7 @@ EXPERIMENTS = (
     "regularization",
     # Gradient descent and where it is slow
     "gradient_descent",
+    "conditioning",
     # Momentum
     "momentum_forms",
     # Adaptive rates
