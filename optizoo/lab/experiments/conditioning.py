@@ -126,7 +126,9 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         for index, condition in enumerate(conditions):
             steps, settings = min((each[index], place) for place, each in enumerate(needed))
             shrinking = tuned(name, condition)[1]
-            theory = shrinking and max(1.0, log(options.shrink) / log(shrinking))
+            theory = (
+                shrinking if shrinking is None else max(1.0, log(options.shrink) / log(shrinking or options.shrink))
+            )
             yield {"kind": "steps", "optimizer": name, "turned": turned, "condition": condition, "predicted": theory,
                    "steps": None if steps == inf else steps, "lr": grid[settings][index]["lr"],
                    "shrink": options.shrink, "max_steps": options.max_steps}  # fmt: skip
@@ -187,7 +189,7 @@ def page(rows: Sequence[Row]) -> Page:
             r"\mathrm{sgd:}\quad \alpha = \dfrac{2}{L + \mu}, \quad r = \dfrac{\kappa - 1}{\kappa + 1}",
             r"\mathrm{momentum:}\quad \alpha = \dfrac{4}{(\sqrt{L} + \sqrt{\mu})^2}, \quad \rho = r^2",
             r"r = \dfrac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}",
-            r"\mathrm{nesterov:}\quad \alpha = \dfrac{4}{3 L + \mu}, \quad r = 1 - \dfrac{2}{\sqrt{3 \kappa + 1}}",
+            r"\mathrm{nesterov:}\quad \alpha = \dfrac{4}{3L + \mu}, \quad r = 1 - \dfrac{2}{\sqrt{3\kappa + 1}}",
         ),
         seen=(
             f"The steep coordinate begins to grow {edge}, {'as' if at_two else 'other than'} predicted. In "
@@ -206,7 +208,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "edge",
                 "The edge of divergence",
-                f"The size of the steep coordinate after {steps} steps of gradient descent, of 1 at the start.",
+                f"The size of the steep coordinate, at first 1, after t = {steps} steps of gradient descent.",
                 f"A valley-shaped line over α L, logarithmic; it crosses 1 {edge}. Dashed, the prediction.",
                 [measured, predicted],
                 xlabel="learning rate × L",
