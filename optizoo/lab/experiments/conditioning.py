@@ -194,7 +194,7 @@ def page(rows: Sequence[Row]) -> Page:
         seen=(
             f"The steep coordinate begins to grow {edge}, {'as' if at_two else 'other than'} predicted. In "
             f"{len(paths[0]['steep']) - 1} steps it changes its sign so often: {signs}.",
-            f"At condition {worst:g}, shrinking the distance to {sgd['shrink']:g} of it takes so many steps: {said}. Theory "
+            f"At condition {worst:g}, shrinking the distance to {sgd['shrink']:g} of it takes these steps: {said}. Theory "
             "counts by the rate in the limit.",
             f"Turned by 45°, it is {turned} steps.",
         ),
@@ -221,7 +221,7 @@ def page(rows: Sequence[Row]) -> Page:
                 "paths",
                 "Paths in the valley",
                 f"Condition number {condition:g}; hollow where they begin, full where they end.",
-                f"Contours of the valley with the paths of {' and '.join(line.label for line in drawn)}. Changes of sign "
+                f"Contours of the valley, with paths for {' and '.join(line.label for line in drawn)}. Changes of sign "
                 f"across the valley: {signs}.",
                 lambda theme: plots.contours(
                     xs,
@@ -249,7 +249,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "steps",
                 "Steps needed against the condition number",
-                f"The first step at which the distance is {sgd['shrink']:g} of what it was; lines end where no rate is enough "
+                f"The first step at which the distance is {sgd['shrink']:g} of what it was; none where no rate gets there "
                 f"within {sgd['max_steps']} steps. Dashed: theory's rates.",
                 f"Logarithmic axes. At condition {worst:g}: {said}; turned by 45°, {turned}.",
                 [*lines, *theories],

@@ -122,9 +122,8 @@ def page(rows: Sequence[Row]) -> Page:
     with_noise = escapes["saddle", bool(noise)]
     heights = [Line(name, range(steps + 1), found[surface, bool(noise), name]["heights"], panel=surface)
                for surface in surfaces for name in names]  # fmt: skip
-    paths = [
-        Line(name, found["saddle", bool(noise), name]["x"], found["saddle", bool(noise), name]["y"]) for name in names
-    ]
+    at_saddle = {name: found["saddle", bool(noise), name] for name in names}
+    paths = [Line(name, row["x"], row["y"]) for name, row in at_saddle.items()]
     xs, ys = [index / 25 for index in range(-20, 31)], [index / 25 for index in range(-35, 36)]
     surface = SURFACES["saddle"]
     grid = [[surface.height(torch.tensor(x), torch.tensor(y)).item() for x in xs] for y in ys]
@@ -135,7 +134,7 @@ def page(rows: Sequence[Row]) -> Page:
         Line("predicted", [row["offset"] for row in reached], [row["predicted"] for row in reached], dashed=True),
     ]
     law = (
-        f"From {reached[-1]['offset']:g} beside the line gradient descent needs {reached[-1]['needed']} steps to leave, "
+        f"From {reached[-1]['offset']:g} beside the line gradient descent leaves after {reached[-1]['needed']} steps, "
         f"and no start is more than {error:.1f} steps off the prediction."
         if error is not None
         else "No start beside the line leaves it within the run."
