@@ -45,6 +45,7 @@ EXPERIMENTS = (
     # The learning rate
     # Large batches
     # The second derivative
+    "second_order",
     # The two models
     # What to take
 )
