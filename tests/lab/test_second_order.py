@@ -1,6 +1,7 @@
 """Derivatives against finite differences and closed forms, and methods that reach the minimum."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,18 +70,15 @@ def softmax_hessian(params: Tensor, l2: float) -> Tensor:
 # Derivatives ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [linear, two_layer])
-def test_the_objective_is_the_model_s_loss(make):
+def test_the_objective_is_the_model_s_loss():
     """The function of the flat vector is the cross-entropy of the model, and half λ times the squared norm."""
-    objective, start = make(0.25)
-    model = nn.Linear(INPUTS, CLASSES).double() if make is linear else None
+    model = models.two_layer(5, classes=CLASSES, inputs=INPUTS, seed=1).double()
     x, y = batch()
-    if model is not None:
-        nn.utils.vector_to_parameters(start, model.parameters())
-        expected = nn.functional.cross_entropy(model(x), y) + 0.125 * start.square().sum()
-        assert objective(start).item() == pytest.approx(expected.item(), rel=1e-14)
-    without, _ = make()
-    assert (objective(start) - without(start)).item() == pytest.approx(0.125 * start.square().sum().item(), rel=1e-12)
+    objective, start = of_model(model, x, y, l2=0.25)
+    for params in (start, start * 2):
+        nn.utils.vector_to_parameters(params, model.parameters())
+        expected = nn.functional.cross_entropy(model(x), y) + 0.125 * params.square().sum()
+        assert objective(params).item() == pytest.approx(expected.item(), rel=1e-14)
 
 
 def test_the_model_is_left_alone():
@@ -102,7 +100,7 @@ def test_hessian_against_finite_differences(make, l2: float):
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 def test_hessian_against_the_closed_form(l2: float):
-    """Softmax regression's Hessian is the mean of (diag(p) - p pᵀ) ⊗ x xᵀ; a linear model's Gauss-Newton is no other."""
+    """Softmax regression's Hessian is the mean of (diag(p) - p pᵀ) ⊗ x xᵀ, and Gauss-Newton's matrix is the same."""
     objective, start = linear(l2)
     expected = softmax_hessian(start, l2)
     torch.testing.assert_close(hessian(objective, start), expected, rtol=1e-12, atol=1e-15)
@@ -175,8 +173,8 @@ def test_losses_fall_and_costs_grow(name: str):
     trace = METHODS[name](objective, start, steps=8)
     losses, evaluations = [step.loss for step in trace.steps], [step.evaluations for step in trace.steps]
     assert losses[0] == objective(start).item()
-    assert all(after <= before + 1e-14 for before, after in zip(losses, losses[1:], strict=False))
-    assert all(after > before for before, after in zip(evaluations, evaluations[1:], strict=False))
+    assert all(after <= before + 1e-14 for before, after in pairwise(losses))
+    assert all(after > before for before, after in pairwise(evaluations))
     assert [step.step for step in trace.steps] == list(range(len(losses)))
     assert [step.seconds for step in trace.steps] == sorted(step.seconds for step in trace.steps)
     assert losses[-1] == pytest.approx(objective(trace.params).item(), rel=1e-14)

@@ -38,6 +38,8 @@ EXPERIMENTS = (
     # How good is a guess, and is the gradient right?
     # What is minimised
     # Gradient descent and where it is slow
+    "trajectories",
+    "trajectories_cifar10",
     # Momentum
     "momentum_forms",
     # Adaptive rates

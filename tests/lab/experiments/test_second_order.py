@@ -10,7 +10,7 @@ TINY = {"data": "synthetic", "images": 100, "side": 2, "hidden": 3, "first_steps
 
 
 def test_newton_reaches_the_minimum():
-    """On the linear model Newton and Gauss-Newton reach a gradient norm of 1e-8 in a few steps, and agree on the loss."""
+    """On the linear model Newton and Gauss-Newton reach a gradient norm of 1e-8, and agree on the loss."""
     runs = {row["method"]: row for row in tiny(NAME) if row["kind"] == "run" and row["model"] == "linear, 2×2"}
     for method in ("newton", "gauss_newton"):
         assert runs[method]["status"] == "converged"
