@@ -16,7 +16,7 @@ def nonfinite(grads: Sequence[Tensor]) -> list[int]:
     """Return the places of the gradients that hold a NaN or an infinity; waits for the device where they are.
 
     On the CPU the lot is read at once, by as many threads as torch has, where there is a compiler. Of a distributed
-    gradient (DTensor) every process reads its shard, and all that share it return the same: one reduction for each mesh.
+    gradient (DTensor) every process reads its part, and all of a mesh return the same, after one reduction.
     """
     by_kernel: dict[torch.dtype, list[int]] = {}
     by_mesh: dict[Any, list[int]] = {}

@@ -49,7 +49,7 @@ class Processes:
                 assert isinstance(connection, Connection)
                 try:
                     answer = connection.recv()
-                except EOFError:
+                except (EOFError, OSError):
                     answer = False, "the process died"
                 answers[connections.pop(connection)] = answer
         errors = [f"rank {rank}: {error}" for rank, (worked, error) in sorted(answers.items()) if not worked]

@@ -25,7 +25,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
 EXACT: dict[str, Any] = {"foreach": False}
 """The execution that has torch's bits on the CPU; the default one is within TOLERANCE."""
 
-TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
+TOLERANCE = 1e-6
 
 EXECUTIONS = [pytest.param(EXACT, id="loop"), pytest.param({}, id="default")]
 
@@ -59,9 +59,7 @@ def loss_of(model: nn.Module, step: int, rank: int = 0) -> Tensor:
 
 def full(tensors: Iterable[Any]) -> list[Tensor]:
     """Return copies of the tensors, those that are spread over processes whole."""
-    return [
-        (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone() for tensor in tensors
-    ]
+    return [(tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone() for tensor in tensors]
 
 
 def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], *, exact: bool = True) -> None:
@@ -70,4 +68,4 @@ def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], *, exact: boo
         if exact:
             assert torch.equal(tensor, expected), (index, (tensor - expected).abs().max())
         else:
-            torch.testing.assert_close(tensor, expected, **TOLERANCE)
+            torch.testing.assert_close(tensor, expected, rtol=TOLERANCE, atol=TOLERANCE)
