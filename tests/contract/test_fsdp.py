@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -15,8 +14,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import optizoo
@@ -92,9 +94,9 @@ def resume_from_folder(rank: int, case: str, steps: int, folder: Path) -> list[l
         weights, moments = get_state_dict(model, optimizer)
         kept = {"model": weights, "optimizer": moments}
         if saves:
-            dcp.save(kept, checkpoint_id=folder)
+            save(kept, checkpoint_id=folder)
         else:
-            dcp.load(kept, checkpoint_id=folder)
+            load(kept, checkpoint_id=folder)
             set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
         train(model, optimizer, range(steps, STEPS), rank)
         ends.append([*full(model.parameters()), *states(optimizer, model)])

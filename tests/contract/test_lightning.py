@@ -1,0 +1,134 @@
+"""Lightning: ``Trainer.fit`` with ``configure_optimizers``, whose loop always steps with a closure."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
+
+lightning = pytest.importorskip("pytorch_lightning", reason="needs Lightning; pip install -e '.[integrations]'")
+
+WORKS_WITH = "Lightning"
+HELD_TO = "bitwise; default backend 1e-6"
+
+# What Lightning asks of torch, and what it advises for a loader of 24 batches.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+]
+
+
+class Module(lightning.LightningModule):
+    """A model with its optimizer and a schedule that moves at every step."""
+
+    def __init__(
+        self, library: str, case: str, execution: dict[str, Any], *, seed: int = 0, skips: tuple[int, ...] = ()
+    ):
+        super().__init__()
+        self.model = build_model(seed)
+        self.asked = library, case, execution
+        self.skips = skips
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        inputs, targets = batch
+        return None if batch_idx in self.skips else (self.model(inputs) - targets).square().mean()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        library, case, execution = self.asked
+        name, options = TRAINED[case]
+        optimizer = make(library, name, self.parameters(), **options, **execution)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def fit(
+    module: Module,
+    folder: Path,
+    *,
+    steps: int = STEPS,
+    batches: int = 2 * STEPS,
+    resume: Path | None = None,
+    **settings: Any,
+) -> Any:
+    """Train for some updates, with epochs of so many batches; return the trainer."""
+    inputs, targets = (torch.cat(column) for column in zip(*map(batch, range(batches)), strict=True))
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(module, DataLoader(TensorDataset(inputs, targets), batch_size=8), ckpt_path=resume)
+    assert trainer.global_step == steps
+    return trainer
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("case", TRAINED)
+def test_trains_as_with_torch(case: str, execution: dict[str, Any], tmp_path: Path):
+    """Accumulated and clipped, with a schedule: the parameters are those of torch's optimizer."""
+    ends = []
+    for library in ("optizoo", "torch"):
+        module = Module(library, case, execution)
+        fit(module, tmp_path, accumulate_grad_batches=2, gradient_clip_val=0.5)
+        ends.append(full(module.parameters()))
+    assert_equal(*ends, exact=bool(execution))
+    start = full(build_model().parameters())
+    assert not any(torch.equal(tensor, first) for tensor, first in zip(ends[0], start, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
+def test_a_step_without_loss(tmp_path: Path):
+    """A training step that returns None makes the closure return None; the step then does what torch's does."""
+    ends = []
+    for library in ("optizoo", "torch"):
+        module = Module(library, "adam", {"foreach": False}, skips=(0, 4, 5))
+        trainer = fit(module, tmp_path)
+        counts = [state["step"] for state in trainer.optimizers[0].state.values()]
+        assert {int(count) for count in counts} == {STEPS - 3}
+        ends.append(full(module.parameters()))
+    assert_equal(*ends)
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_checkpoint_resumes(case: str, tmp_path: Path):
+    """A checkpoint of the trainer after an epoch, loaded into other weights, is resumed from to the bit."""
+    epoch = STEPS // 2
+    straight = Module("optizoo", case, {})
+    fit(straight, tmp_path, batches=epoch)
+    first = Module("optizoo", case, {})
+    fit(first, tmp_path, steps=epoch, batches=epoch).save_checkpoint(tmp_path / "kept.ckpt")
+    second = Module("optizoo", case, {}, seed=1)
+    fit(second, tmp_path, batches=epoch, resume=tmp_path / "kept.ckpt")
+    assert_equal(full(second.parameters()), full(straight.parameters()))
+
+
+class Manual(Module):
+    """The same, stepping by hand."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward((self.model(inputs) - targets).square().mean())
+        optimizer.step()
+        self.lr_schedulers().step()
+
+
+def test_manual_steps(tmp_path: Path):
+    """A module that steps its optimizer itself gets the same numbers as one whose trainer does."""
+    manual, automatic = Manual("optizoo", "adamw", {}), Module("optizoo", "adamw", {})
+    for module in (manual, automatic):
+        fit(module, tmp_path)
+    assert_equal(full(manual.parameters()), full(automatic.parameters()))
