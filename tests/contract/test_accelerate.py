@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import optizoo
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
 
 accelerate = pytest.importorskip("accelerate", reason="needs accelerate; pip install -e '.[integrations]'")
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import optizoo
 from tests.contract.conftest import Processes
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, loss_of, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, loss_of, make
 
 WORKS_WITH = "DistributedDataParallel, 2 processes"
 HELD_TO = "bitwise; default backend 1e-6"

@@ -24,7 +24,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 import optizoo
 from optizoo.backends import finite
 from tests.contract.conftest import SIZE, Processes
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, build_model, full, loss_of, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, build_model, full, loss_of, make
 
 WORKS_WITH = "FSDP2 `fully_shard`, 2 processes"
 HELD_TO = "bitwise"

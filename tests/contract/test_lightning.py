@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
 
 lightning = pytest.importorskip("pytorch_lightning", reason="needs Lightning; pip install -e '.[integrations]'")
 
@@ -62,10 +62,9 @@ def fit(
         devices=1,
         default_root_dir=folder,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **settings,
+        **{"enable_checkpointing": False, **settings},
     )
     trainer.fit(module, DataLoader(TensorDataset(inputs, targets), batch_size=8), ckpt_path=resume)
     assert trainer.global_step == steps
@@ -101,14 +100,13 @@ def test_a_step_without_loss(tmp_path: Path):
 
 @pytest.mark.parametrize("case", TRAINED)
 def test_checkpoint_resumes(case: str, tmp_path: Path):
-    """A checkpoint of the trainer after an epoch, loaded into other weights, is resumed from to the bit."""
+    """The checkpoint after an epoch, loaded into other weights, is resumed from to the bit."""
     epoch = STEPS // 2
     straight = Module("optizoo", case, {})
-    fit(straight, tmp_path, batches=epoch)
-    first = Module("optizoo", case, {})
-    fit(first, tmp_path, steps=epoch, batches=epoch).save_checkpoint(tmp_path / "kept.ckpt")
     second = Module("optizoo", case, {}, seed=1)
-    fit(second, tmp_path, batches=epoch, resume=tmp_path / "kept.ckpt")
+    for name, module, kept in (("first", straight, None), ("second", second, tmp_path / "first" / "epoch=0.ckpt")):
+        keeper = lightning.callbacks.ModelCheckpoint(tmp_path / name, filename="{epoch}", save_top_k=-1)
+        fit(module, tmp_path, batches=epoch, resume=kept, enable_checkpointing=True, callbacks=[keeper])
     assert_equal(full(second.parameters()), full(straight.parameters()))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import optizoo
 from optizoo.testing import torch_twin
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
 
 pytest.importorskip(
     "accelerate", reason="needs accelerate, which its Trainer stands on; pip install -e '.[integrations]'"

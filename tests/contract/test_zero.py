@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 import optizoo
 from optizoo.testing import torch_twin
 from tests.contract.conftest import SIZE, Processes
-from tests.contract.training import EXECUTIONS, STEPS, TRAINED, assert_equal, build_model, full, loss_of, make
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, build_model, full, loss_of, make
 
 WORKS_WITH = "ZeroRedundancyOptimizer, 2 processes"
 HELD_TO = "bitwise; default backend 1e-6"
