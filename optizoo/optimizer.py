@@ -535,7 +535,9 @@ class RuleOptimizer(Optimizer):
             if bucket is None:
                 exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
                 options = self._rule_options(rule, group, step, backend)
-                options |= {name: new if on_device else new.item() for name, (_, new) in numbers.items()}
+                options |= {
+                    name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
+                }
                 bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
@@ -563,7 +565,9 @@ class RuleOptimizer(Optimizer):
             if name not in store:
                 store[name] = torch.ones_like(counter)
             options = {option: group[option] for option in schema(factor).options}
-            numbers[name] = store[name], store[name] * factor(step, **options)
+            # Autograd may save the number, which is written in place.
+            before = store[name].clone() if group["differentiable"] else store[name]
+            numbers[name] = store[name], before * factor(step, **options)
         return numbers
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:

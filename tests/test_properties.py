@@ -1,5 +1,6 @@
 """Properties that hold for any shapes, types, options and missing gradients; Hypothesis looks for exceptions."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ def walks(draw):
     return sizes, draw(st.lists(row, min_size=1, max_size=5))
 
 
+@pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
 @quick
 @given(walks(), dtypes, combinations)
 def test_foreach_equals_loop(walked, dtype, combination):

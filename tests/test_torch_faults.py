@@ -89,6 +89,7 @@ def test_dampening_is_ignored_in_the_first_step(foreach):
         assert drive(optimizer, param, [torch.ones(1)]).item() == pytest.approx(-1.0 - (0.9 + 0.5))
 
 
+@pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
 def test_the_default_eps_in_float16():
     """1e-8 rounds to zero in float16: where the second moment does too, torch divides by zero, and so do we.
 
