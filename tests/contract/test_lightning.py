@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+import optizoo
 from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
 
 lightning = pytest.importorskip("pytorch_lightning", reason="needs Lightning; pip install -e '.[integrations]'")
@@ -98,6 +99,7 @@ def test_a_step_without_loss(tmp_path: Path):
     assert_equal(*ends)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # the second training has a folder of its own
 @pytest.mark.parametrize("case", TRAINED)
 def test_checkpoint_resumes(case: str, tmp_path: Path):
     """The checkpoint after an epoch, loaded into other weights, is resumed from to the bit."""
@@ -108,6 +110,27 @@ def test_checkpoint_resumes(case: str, tmp_path: Path):
         keeper = lightning.callbacks.ModelCheckpoint(tmp_path / name, filename="{epoch}", save_top_k=-1)
         fit(module, tmp_path, batches=epoch, resume=kept, enable_checkpointing=True, callbacks=[keeper])
     assert_equal(full(second.parameters()), full(straight.parameters()))
+
+
+class Scheduled(Module):
+    """The same with a schedule of optizoo, or the one of torch that takes any function."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        made = super().configure_optimizers()
+        schedule = optizoo.schedules.Warmup(4, then=optizoo.schedules.Cosine(STEPS))
+        kind = optizoo.ScheduleLR if self.asked[0] == "optizoo" else torch.optim.lr_scheduler.LambdaLR
+        made["lr_scheduler"]["scheduler"] = kind(made["optimizer"], schedule)
+        return made
+
+
+def test_schedule(tmp_path: Path):
+    """Lightning drives ``ScheduleLR`` as its own, step by step, from a rate of 0."""
+    ends = []
+    for library in ("optizoo", "torch"):
+        module = Scheduled(library, "adam", {"foreach": False})
+        fit(module, tmp_path)
+        ends.append(full(module.parameters()))
+    assert_equal(*ends)
 
 
 class Manual(Module):
