@@ -374,6 +374,8 @@ class RuleOptimizer(Optimizer):
         if any("nonfinite" in group for group in self.param_groups) and not self._finite():
             return loss
         if torch.compiler.is_compiling():
+            if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
+                raise RuntimeError("a compiled step does not unscale gradients, as fused=True promises; use fused=None")
             self._compiled_update()
         elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
             self._scaled_update()

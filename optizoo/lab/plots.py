@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
 
-__all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines"]
+__all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines", "scatter"]
 
 WIDTH = 5.6  # inches: narrower than the pictures of a comparison, for letters that can be read on a phone
 FEW_POINTS = 25  # lines with more have no markers
@@ -73,6 +73,23 @@ class Bar:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one class; the label decides colour and marker.
+
+    Attributes:
+        label: The class.
+        x: Abscissas.
+        y: Ordinates.
+        panel: The title of the axes that they are drawn on.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    panel: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,8 +219,10 @@ def bars(
         if bar.low is not None and bar.high is not None:
             axis.hlines(y, bar.low, bar.high, color=theme.ink, linewidth=1.4, zorder=3)
         text = f"{100 * bar.value:.3g} %" if percent else f"{bar.value:.3g}"
-        end = bar.value if bar.high is None else max(bar.value, bar.high)
-        number: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        side, outer = (-1, min) if bar.value < 0 else (1, max)
+        end = outer(each for each in (bar.value, bar.low, bar.high) if each is not None)
+        number: dict[str, Any] = {"xytext": (4 * side, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        number["ha"] = "left" if side > 0 else "right"
         axis.annotate(text, (end, y), color=theme.ink, **number, **_on_paper(theme))
     axis.set_yticks(range(len(bars)), [plain(bar.label) for bar in bars])
     axis.set_ylim(len(bars) - 0.5, -0.5)
@@ -227,6 +246,7 @@ def heatmap(
     form: Callable[[float], str] = "{:.3g}".format,
     title: str = "",
     best: Literal["max", "min"] | None = None,
+    limits: tuple[float, float] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw a table of numbers as coloured cells with the numbers in them.
@@ -241,6 +261,7 @@ def heatmap(
         form: Writes a number into its cell.
         title: Stands above.
         best: Frame the largest or the smallest number.
+        limits: The numbers at the ends of the colours, for maps that are compared; by default those of the table.
         theme: Colours of paper, ink and grid.
 
     Raises:
@@ -254,13 +275,14 @@ def heatmap(
     axis.grid(visible=False)
     if title:
         axis.set_title(plain(title), fontsize=10, color=theme.ink, loc="left")
-    drawn = axis.imshow(table, cmap=CMAP, aspect="auto")
+    finite = table[np.isfinite(table)]
+    low, high = limits or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0))
+    drawn = axis.imshow(table, cmap=CMAP, aspect="auto", vmin=low, vmax=high)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]  # a patch, whatever the stubs say
     bar.ax.tick_params(colors=theme.ink, labelsize=9, length=0)
     bar.set_label(unit, color=theme.ink, fontsize=9.5)
-    finite = table[np.isfinite(table)]
-    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
+    middle = (low + high) / 2
     for (y, x), value in np.ndenumerate(table):
         missing = not math.isfinite(value)
         colour = theme.ink if missing else "#000000" if value > middle else "#ffffff"
@@ -385,6 +407,51 @@ def contours(
     axis.set_ylabel(ylabel, color=theme.ink, fontsize=10)
     if entries:
         legend(figure, entries, theme, length=WIDTH * 15)
+    return figure
+
+
+def scatter(
+    points: Sequence[Points],
+    *,
+    xlabel: str,
+    ylabel: str,
+    scores: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[Values]]] | None = None,
+    marks: Sequence[Mark] = (),
+    height: float = 2.6,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw points of several classes; those with the same ``panel`` share a pair of axes, and all axes one scale.
+
+    Args:
+        points: The points, at least one group.
+        xlabel: What x is.
+        ylabel: What y is.
+        scores: For a panel, abscissas, ordinates and a table of scores (a row for each ordinate): the line where the
+            score is 0 is drawn, and the plane tinted by its sign, negative in the colour of the first label.
+        marks: Lines across every panel.
+        height: Of a panel, in inches.
+        theme: Colours of paper, ink and grid.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    figure, axes = _axes(list(dict.fromkeys(group.panel for group in points)), theme, columns=2, height=height)
+    looks = styles(group.label for group in points)
+    for group in points:
+        look = looks[group.label]
+        axes[group.panel].scatter(
+            group.x, group.y, s=14, marker=look.marker, color=look.colour, alpha=0.8, linewidths=0, zorder=3
+        )
+    tints = [look.colour for look in looks.values()][:2]
+    for panel, (x, y, z) in (scores or {}).items():
+        table = np.array([[_number(value) for value in row] for row in z], dtype=float)
+        axes[panel].contourf(x, y, table, levels=[-math.inf, 0.0, math.inf], colors=tints, alpha=0.16, zorder=1)
+        axes[panel].contour(x, y, table, levels=[0.0], colors=[theme.ink], linewidths=1.2, zorder=2)
+    for axis in axes.values():
+        for mark in marks:
+            _draw_mark(axis, mark, theme)
+    _label(figure, axes, xlabel, ylabel, theme, 2)
+    legend(figure, [entry(look, label, line="") for label, look in looks.items()], theme, length=WIDTH * 15)
     return figure
 
 

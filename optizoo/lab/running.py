@@ -3,10 +3,12 @@
 An option ``data: str = DATA`` lets an experiment run on ``"cifar10"``, or on ``"synthetic"``, which needs no images.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ __all__ = [
     "batch_loss",
     "dataset",
     "descend",
+    "fit",
     "images",
+    "measure",
     "minibatches",
     "missing_data",
     "source",
@@ -166,6 +170,44 @@ def batch_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Ca
         return cross_entropy(model(x), y)
 
     return loss
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    split: Images,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    schedule: Callable[[int], float] | None = None,
+) -> list[float]:
+    """Train on images in memory, and return the loss of each step's batch, before its update.
+
+    Args:
+        model: The model.
+        optimizer: Of its parameters.
+        split: What to learn from.
+        steps: Number of updates. A loss that is not finite ends the run earlier, and is left out: the run diverged.
+        batch_size: Images in a batch.
+        seed: Of the order of the images.
+        schedule: A function of the number of updates made: the factor of the optimizer's learning rate.
+    """
+    lr = optimizer.param_groups[0]["lr"]
+    losses = descend(optimizer, batch_loss(model, minibatches(split, batch_size, seed=seed)), steps)
+    kept = []
+    for step, loss in enumerate(takewhile(math.isfinite, losses)):
+        kept.append(loss)
+        if schedule is not None:
+            optimizer.param_groups[0]["lr"] = lr * schedule(step)
+    return kept
+
+
+@torch.no_grad()
+def measure(model: nn.Module, split: Images) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy (a fraction) on images."""
+    scores = model(split.x)
+    return cross_entropy(scores, split.y).item(), (scores.argmax(1) == split.y).double().mean().item()
 
 
 def train_curve(

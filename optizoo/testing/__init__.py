@@ -8,6 +8,9 @@
 from optizoo.testing.equivalence import DEFAULT_TIERS as DEFAULT_TIERS
 from optizoo.testing.equivalence import Run as Run
 from optizoo.testing.equivalence import assert_equivalent as assert_equivalent
+from optizoo.testing.gradients import GradientCheck as GradientCheck
+from optizoo.testing.gradients import ParameterCheck as ParameterCheck
+from optizoo.testing.gradients import check_gradients as check_gradients
 from optizoo.testing.mutants import MUTANTS as MUTANTS
 from optizoo.testing.mutants import Mutant as Mutant
 from optizoo.testing.streams import gradients as gradients

@@ -80,6 +80,25 @@ def test_hooks_run():
     assert calls == ["before", "after"] * 2
 
 
+def test_a_scaler_and_a_compiled_step():
+    """A scaler leaves no scaled gradients to a compiled step: with ``fused=True`` it is refused, else it unscales."""
+    for fused in (None, True):
+        torch._dynamo.reset()
+        params = parameters()
+        optimizer = optizoo.SGD(params, lr=torch.tensor(0.1), fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        scaler.scale(params[0].sum()).backward()
+        before = params[0].detach().clone()
+        optimizer.step = torch.compile(optimizer.step, backend="eager")
+        if fused:
+            with pytest.raises(Exception, match="use fused=None"):
+                scaler.step(optimizer)
+            assert torch.equal(params[0], before)
+        else:
+            scaler.step(optimizer)
+            torch.testing.assert_close(params[0].detach(), before - 0.1)
+
+
 def test_a_parameter_without_gradient_rests():
     """A parameter whose gradient is None is left alone, and joins when it has one."""
     torch._dynamo.reset()

@@ -36,17 +36,29 @@ __all__ = ["EXPERIMENTS", "ExperimentError", "docstring", "load", "title"]
 # In the order of the book. Modules are imported when they are run.
 EXPERIMENTS = (
     # How good is a guess, and is the gradient right?
+    "random_search",
+    "knn",
+    "gradcheck",
     # What is minimised
+    "regularization",
     # Gradient descent and where it is slow
+    "gradient_descent",
     # Momentum
     "momentum_forms",
     # Adaptive rates
     "bias_correction",
+    "adam_vs_adamw",
     # The learning rate
+    "learning_rates",
+    "schedules",
+    "lr_finder",
     # Large batches
+    "linear_scaling",
     # The second derivative
     # The two models
+    "two_layer_features",
     # What to take
+    "defaults",
 )
 
 
