@@ -2,7 +2,8 @@
 
 Every file there names its row in ``WORKS_WITH`` and says in ``HELD_TO`` how it compares. What is counted is what ran.
 
-python scripts/works_with.py --json benchmarks/works_with.json
+pip install -c constraints.txt -e '.[dev,integrations]'
+python scripts/works_with.py --json benchmarks/works_with.json          # other arguments go to pytest
 """
 
 import argparse
@@ -133,7 +134,8 @@ def format_markdown(record: Mapping[str, Any]) -> str:
     lines = ["| works with | held to torch's optimizer | tests passed | tried with |", "| --- | --- | --- | --- |"]
     for row in record["rows"]:
         versions = ", ".join(f"{name} {found or 'missing'}" for name, found in row["versions"].items())
-        lines.append(f"| {row['works_with']} | {row['held_to']} | {_outcome(row)} | {versions} |")
+        name = f"[{row['works_with']}](tests/contract/{row['module']})"
+        lines.append(f"| {name} | {row['held_to']} | {_outcome(row)} | {versions} |")
     return "\n".join(lines)
 
 

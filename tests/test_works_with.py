@@ -60,9 +60,9 @@ def test_counts_what_ran(tmp_path: Path):
     assert done.stdout.splitlines()[-5:] == [
         "| works with | held to torch's optimizer | tests passed | tried with |",
         "| --- | --- | --- | --- |",
-        f"| A library | 1e-6 | not run: needs no_such_library | torch {torch_version}, no_such_library missing |",
-        f"| A loop | bitwise | 3 of 5 (1 skipped: needs a moon) | torch {torch_version} |",
-        f"| An easy one | bitwise | 1 | torch {torch_version} |",
+        f"| [A library](tests/contract/test_library.py) | 1e-6 | not run: needs no_such_library | torch {torch_version}, no_such_library missing |",
+        f"| [A loop](tests/contract/test_mixed.py) | bitwise | 3 of 5 (1 skipped: needs a moon) | torch {torch_version} |",
+        f"| [An easy one](tests/contract/test_good.py) | bitwise | 1 | torch {torch_version} |",
     ]
     record = json.loads(path.read_text(encoding="utf-8"))
     assert [row["optimizers"] for row in record["rows"]] == [[], ["adam", "sgd"], []]
