@@ -152,7 +152,7 @@ def _outcome(row: Mapping[str, Any]) -> str:
 def main() -> int:
     """Run, write the record, print the table; 1 if a test failed or a file had none that ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="the tests (default: tests/contract)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tests lie (default: tests/contract)")
     parser.add_argument("--json", type=Path, help="write the record to this file")
     options, arguments = parser.parse_known_args()
     record = measure(options.folder, arguments)

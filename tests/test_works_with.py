@@ -47,7 +47,7 @@ def works_with(folder: Path, files: dict[str, str]) -> tuple[subprocess.Complete
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     record = folder.parent / "record.json"
-    command = [sys.executable, str(SCRIPT), str(folder), "--json", str(record), "-p", "no:cacheprovider"]
+    command = [sys.executable, str(SCRIPT), "--folder", str(folder), "--json", str(record), "-p", "no:cacheprovider"]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder), record
 
 
@@ -56,13 +56,15 @@ def test_counts_what_ran(tmp_path: Path):
     files = {"test_mixed.py": MIXED, "test_library.py": WITHOUT_LIBRARY, "test_good.py": GOOD}
     done, path = works_with(tmp_path / "contract", files)
     assert done.returncode == 1, done.stderr
-    torch_version = torch.__version__.partition("+")[0]
+    tried = f"torch {torch.__version__.partition('+')[0]}"
+    folder = "tests/contract"
     assert done.stdout.splitlines()[-5:] == [
         "| works with | held to torch's optimizer | tests passed | tried with |",
         "| --- | --- | --- | --- |",
-        f"| [A library](tests/contract/test_library.py) | 1e-6 | not run: needs no_such_library | torch {torch_version}, no_such_library missing |",
-        f"| [A loop](tests/contract/test_mixed.py) | bitwise | 3 of 5 (1 skipped: needs a moon) | torch {torch_version} |",
-        f"| [An easy one](tests/contract/test_good.py) | bitwise | 1 | torch {torch_version} |",
+        f"| [A library]({folder}/test_library.py) | 1e-6 | not run: needs no_such_library | "
+        f"{tried}, no_such_library missing |",
+        f"| [A loop]({folder}/test_mixed.py) | bitwise | 3 of 5 (1 skipped: needs a moon) | {tried} |",
+        f"| [An easy one]({folder}/test_good.py) | bitwise | 1 | {tried} |",
     ]
     record = json.loads(path.read_text(encoding="utf-8"))
     assert [row["optimizers"] for row in record["rows"]] == [[], ["adam", "sgd"], []]
