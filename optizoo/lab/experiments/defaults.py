@@ -1,4 +1,4 @@
-"""What to take: AdamW as it is, AdamW with warm-up and cosine, or SGD with momentum, all tuned with one budget.
+"""What to take: AdamW as it is, AdamW with warm-up and cosine, or SGD with momentum, tuned alike.
 
 Every recipe gets the same number of trials on each model, of one seed, and keeps the one with the best accuracy on
 validation images. That runs again from new seeds, and its test accuracies are compared in pairs: runs of one seed begin
@@ -134,7 +134,8 @@ def page(rows: Sequence[Row]) -> Page:
         seen=(
             f"With {budget} trials for each recipe, the mean test accuracies over {seeds} seeds are: {picked}.",
             f"Differences, with 95 % intervals of the paired bootstrap: {'; '.join(f'{m}: {said[m]}' for m in names)}. "
-            f"The exact test over {seeds} pairs cannot give less than p = {2 ** (1 - seeds):.3g}, which is asked for where it is above 0.05.",
+            f"The exact test over {seeds} pairs cannot give less than p = {2 ** (1 - seeds):.3g}: "
+            "significant takes this, or 0.05 where that is more.",
             f"From a recipe's worst trial to its best, validation accuracy rises by, in points: {spread}.",
         ),
         headline=Headline(
@@ -142,16 +143,16 @@ def page(rows: Sequence[Row]) -> Page:
             what=f"test accuracy of tuned SGD + momentum over AdamW at a constant rate on {names[-1]}: "
             f"{'significant' if real else 'not significant'} (95 % interval {-100 * default.high:+.2f} to "
             f"{-100 * default.low:+.2f})",
-            claim="AdamW is a good default; SGD + momentum, tuned in rate and schedule, can outperform it at a constant "
-            "rate.",
+            claim="AdamW at a constant rate is a good default; SGD + momentum, tuned in rate and schedule, can "
+            "outperform it.",
             held=bool(outperformed),
         ),
         pictures=(
             Picture(
                 "accuracies",
                 "Test accuracy of the recipes",
-                f"Means over {seeds} seeds, each recipe with the best of its {budget} trials; whiskers from the lowest to "
-                "the highest seed.",
+                f"Means over {seeds} seeds, each recipe with the best of its {budget} trials; whiskers from the lowest "
+                "to the highest seed.",
                 f"Bars of the mean test accuracy, of {budget} trials each: {picked}.",
                 lambda theme: plots.bars(bars, xlabel="test accuracy (%)", percent=True, theme=theme),
                 Table(["recipe", "mean", "lowest", "highest"], [[b.label, b.value, b.low, b.high] for b in bars]),
@@ -159,8 +160,8 @@ def page(rows: Sequence[Row]) -> Page:
             Picture(
                 "differences",
                 "Differences in pairs",
-                "Mean difference of test accuracy, with the 95 % interval of the paired bootstrap. Where it crosses zero, "
-                "the difference is not significant.",
+                "Mean difference of test accuracy, with the 95 % interval of the paired bootstrap. Where it crosses "
+                "zero, the difference is not significant.",
                 f"Bars of the differences. {'. '.join(f'{m}: {said[m]}' for m in names)}.",
                 lambda theme: plots.bars(
                     [Bar(f"{model}: {pair}", *row[:3]) for model, pair, *row in table],

@@ -1,4 +1,4 @@
-"""The learning rate: too low, good, high, too high, and how wide the good range of each optimizer is.
+"""The learning rate: too low, good, high, too high, and how wide the good range is.
 
 One rate after the other is tried on a small two-layer network, on images of 16 x 16 pixels. Then every optimizer gets
 the same grid of rates, the same seeds and the same number of updates, and is judged by its accuracy at the end: the

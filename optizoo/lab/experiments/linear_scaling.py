@@ -112,7 +112,8 @@ def page(rows: Sequence[Row]) -> Page:
         ),
         seen=(
             f"The baseline, batches of {rows[0]['batch_size']} at the rate {rows[0]['lr']:g}, ends at a loss of "
-            f"{base:.3f} on training images. With N times the rate, the rule {said[SCALED]}; with warm-up it {said[WARM]}.",
+            f"{base:.3f} on training images. With N times the rate, the rule {said[SCALED]}; with warm-up it "
+            f"{said[WARM]}.",
             f"With the rate unchanged, N = {largest} ends {unscaled}: it saw the same images in "
             f"{last['steps']} steps instead of {rows[0]['steps']}.",
         ),
@@ -140,7 +141,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "ends",
                 "The loss at the end against N",
-                "The same number of images for all; where a run diverged, or ended at ten times the baseline, no point.",
+                "The same number of images for all; no point where a run diverged, or ended far above.",
                 f"The loss on training images against N, logarithmic, for each form; the baseline has {base:.3f}. "
                 + "; ".join(f"{form}: N = {largest} ends {_how(ends[largest, form], base)}" for form in FORMS)
                 + ".",

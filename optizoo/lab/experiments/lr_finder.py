@@ -108,8 +108,8 @@ def page(rows: Sequence[Row]) -> Page:
         Line(
             row["optimizer"],
             row["lrs"],
-            [y if y and y <= highest else None for y in row["smoothed"]],
-            panel=row["model"],
+            [loss if loss is not None and loss <= highest else None for loss in row["smoothed"]],
+            panel=row["model"].replace("_", "-"),
         )
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: step, cosine, linear, inverse square root and constant, with warm-up and without.
+"""Schedules: step, cosine, linear, inverse square root and constant, with warm-up and without.
 
 A high rate gets down fast and then jumps about the minimum; a schedule ends with a low one. A warm-up climbs from 0,
 before the first steps at the full rate can throw the weights far away. All runs have the same base rate α, of AdamW on

@@ -126,15 +126,15 @@ def page(rows: Sequence[Row]) -> Page:
         seen=(
             f"The decision is right for {said}. Behind the hidden layer, disc and ring lie "
             f"{'on different sides of a plane' if parted else 'on both sides of every plane that was found'}.",
-            f"The linear classifier of images is right for {100 * classifier['accuracy']:.1f} % of {classifier['images']} "
-            f"test images; ten inner products with its templates give its scores within {classifier['difference']:.1g}. Of "
-            f"{sum(classifier['counts'])} images of {first} and {second}, {100 * right:.1f} % lie on their side of the plane "
-            "between the two.",
+            f"The linear classifier of images is right for {100 * classifier['accuracy']:.1f} % of "
+            f"{classifier['images']} test images; ten inner products with its templates give its scores within "
+            f"{classifier['difference']:.1g}. Of {sum(classifier['counts'])} images of {first} and {second}, "
+            f"{100 * right:.1f} % lie on their side of the plane between the two.",
         ),
         headline=Headline(
             number=f"{100 * accuracy['two_layer']:.1f} %",
-            what=f"of the points are on the right side with two layers; {100 * accuracy['linear']:.1f} % with the best line "
-            "that was found",
+            what=f"of the points are on the right side with two layers; {100 * accuracy['linear']:.1f} % with the best "
+            "line that was found",
             claim="A linear classifier cannot separate such points; features of a hidden layer make them separable.",
             held=accuracy["linear"] < 1 and accuracy["two_layer"] == 1,
         ),
@@ -150,10 +150,10 @@ def page(rows: Sequence[Row]) -> Page:
             Picture(
                 "hidden",
                 "The points behind the hidden layer",
-                "Across: distance from the plane of the output layer, among the hidden units. Up: the direction in that "
-                "plane along which the points differ most.",
-                f"Points of disc and ring. Disc lies from {min(behind[0].x):.2f} to {max(behind[0].x):.2f} of the plane at 0, "
-                f"ring from {min(behind[1].x):.2f} to {max(behind[1].x):.2f}.",
+                "Across: distance from the plane of the output layer, among the hidden units. Up: the direction in "
+                "that plane along which the points differ most.",
+                f"Points of two classes, the plane at 0. The disc lies from {min(behind[0].x):.2f} to "
+                f"{max(behind[0].x):.2f}, the ring from {min(behind[1].x):.2f} to {max(behind[1].x):.2f}.",
                 lambda theme: plots.scatter(behind, theme=theme, **edge_on),
                 _table(behind),
             ),
@@ -169,7 +169,7 @@ def page(rows: Sequence[Row]) -> Page:
                 "geometry",
                 f"The plane between {first} and {second}",
                 "Test images among all pixels, seen along the plane on which both classes have the same score.",
-                f"Points of {first} and {second} against their distance from the plane: {100 * right:.1f} % on their side.",
+                f"Points of {first} and {second} by their distance from the plane: {100 * right:.1f} % on their side.",
                 lambda theme: plots.scatter(geometry, theme=theme, **edge_on),
                 _table(geometry),
             ),

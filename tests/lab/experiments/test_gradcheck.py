@@ -54,7 +54,7 @@ def test_the_claims_follow_the_rows():
     assert page(rows).headline.held
     assert "agree with differences" in page(rows).seen[0]
     rows_of(rows, "mistake")[1]["ok"] = True
-    assert "4 of 5 planted mistakes were caught" in page(rows).headline.what
+    assert "4 of 5 planted mistakes were caught with it" in page(rows).headline.what
     assert not page(rows).headline.held
     rows = tiny(NAME)
     rows_of(rows, "check")[0]["ok"] = False
