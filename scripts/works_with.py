@@ -116,7 +116,8 @@ def measure(folder: Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """
     rows = [described(path) for path in sorted(folder.glob("test_*.py"))]
     results = Results()
-    status = pytest.main(["-o", "addopts=--strict-markers", "-q", str(folder), *arguments], [results])
+    own = ["-o", "addopts=--strict-markers", "--continue-on-collection-errors", "-q", str(folder)]
+    status = pytest.main([*own, *arguments], [results])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {status!r}; its output says why")
     for row in rows:

@@ -35,6 +35,12 @@ library = pytest.importorskip("no_such_library", reason="needs no_such_library")
 def test_passes(): pass
 """
 
+BROKEN = """
+WORKS_WITH = "Nothing"
+HELD_TO = "bitwise"
+import no_such_library
+"""
+
 GOOD = """
 WORKS_WITH = "An easy one"
 HELD_TO = "bitwise"
@@ -53,21 +59,22 @@ def works_with(folder: Path, files: dict[str, str]) -> tuple[subprocess.Complete
 
 def test_counts_what_ran(tmp_path: Path):
     """Passed, failed and skipped tests are told apart, a missing library is named, and the exit status is 1."""
-    files = {"test_mixed.py": MIXED, "test_library.py": WITHOUT_LIBRARY, "test_good.py": GOOD}
+    files = {"test_mixed.py": MIXED, "test_library.py": WITHOUT_LIBRARY, "test_broken.py": BROKEN, "test_good.py": GOOD}
     done, path = works_with(tmp_path / "contract", files)
     assert done.returncode == 1, done.stderr
     tried = f"torch {torch.__version__.partition('+')[0]}"
     folder = "tests/contract"
-    assert done.stdout.splitlines()[-5:] == [
+    assert done.stdout.splitlines()[-6:] == [
         "| works with | held to torch's optimizer | tests passed | tried with |",
         "| --- | --- | --- | --- |",
         f"| [A library]({folder}/test_library.py) | 1e-6 | not run: needs no_such_library | "
         f"{tried}, no_such_library missing |",
         f"| [A loop]({folder}/test_mixed.py) | bitwise | 3 of 5 (1 skipped: needs a moon) | {tried} |",
         f"| [An easy one]({folder}/test_good.py) | bitwise | 1 | {tried} |",
+        f"| [Nothing]({folder}/test_broken.py) | bitwise | 0 of 1 | {tried} |",
     ]
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert [row["optimizers"] for row in record["rows"]] == [[], ["adam", "sgd"], []]
+    assert [row["optimizers"] for row in record["rows"]] == [[], ["adam", "sgd"], [], []]
     assert record["environment"]["torch"] == torch.__version__
 
 
