@@ -3,7 +3,7 @@
 Every file there names its row in ``WORKS_WITH`` and says in ``HELD_TO`` how it compares. What is counted is what ran.
 
 pip install -c constraints.txt -e '.[dev,integrations]'
-python scripts/works_with.py --json benchmarks/works_with.json          # other arguments go to pytest
+python scripts/works_with.py                         # other arguments go to pytest, such as --slow
 """
 
 import argparse
@@ -24,6 +24,7 @@ from optizoo.lab.records import environment
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "contract"
+RECORD = ROOT / "benchmarks" / "works_with.json"
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -154,11 +155,10 @@ def main() -> int:
     """Run, write the record, print the table; 1 if a test failed or a file had none that ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tests lie (default: tests/contract)")
-    parser.add_argument("--json", type=Path, help="write the record to this file")
+    parser.add_argument("--json", type=Path, default=RECORD, metavar="PATH", help="where the record goes (%(default)s)")
     options, arguments = parser.parse_known_args()
     record = measure(options.folder, arguments)
-    if options.json is not None:
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.json.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(format_markdown(record))
     return int(any(row["failed"] or not row["passed"] for row in record["rows"]))
 

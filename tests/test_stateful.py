@@ -136,6 +136,8 @@ class SideBySide(RuleBasedStateMachine):
             saved = torch.load(file, weights_only=True)
         saved = copy.deepcopy(saved)
         self.theirs.load_state_dict(saved[0])
+        for group in self.theirs.param_groups:
+            group["foreach"] = False  # which torch takes from a checkpoint
         self.ours.load_state_dict(saved[1])
 
     @rule()

@@ -226,7 +226,7 @@ def bars(
         axis.annotate(text, (end, y), color=theme.ink, **number, **_on_paper(theme))
     axis.set_yticks(range(len(bars)), [plain(bar.label) for bar in bars])
     axis.set_ylim(len(bars) - 0.5, -0.5)
-    axis.margins(x=0.14)
+    axis.margins(x=0.22 if any((bar.value or 0) < 0 for bar in bars) else 0.14)
     if percent:
         axis.xaxis.set_major_formatter(as_percent)
     for mark in marks:
@@ -450,7 +450,7 @@ def scatter(
     for axis in axes.values():
         for mark in marks:
             _draw_mark(axis, mark, theme)
-    _label(figure, axes, xlabel, ylabel, theme, 2)
+    _label(figure, axes, xlabel, ylabel, theme, columns=2, whole=False)
     legend(figure, [entry(look, label, line="") for label, look in looks.items()], theme, length=WIDTH * 15)
     return figure
 

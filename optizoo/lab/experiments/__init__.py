@@ -43,6 +43,8 @@ EXPERIMENTS = (
     "regularization",
     # Gradient descent and where it is slow
     "gradient_descent",
+    "conditioning",
+    "saddles",
     # Momentum
     "momentum_forms",
     # Adaptive rates

@@ -37,7 +37,7 @@ class Options:
     data: str = DATA
     images: int = option(2000, "number of images to train on", at_least=1)
     batch_size: int = option(100, "images in a batch", at_least=1)
-    epochs: int = option(40, "passes over the images", at_least=1)
+    epochs: int = option(30, "passes over the images", at_least=1)
     hidden: int = option(64, "hidden units", at_least=1)
     lrs: tuple[float, ...] = option((1e-4, 3e-4, 1e-3, 3e-3, 0.01), "learning rates", at_least=0)
     decays: tuple[float, ...] = option(DECAYS, "decays, the lecture's lambda", at_least=0)
