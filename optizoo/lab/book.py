@@ -1,8 +1,9 @@
 """The book: runs experiments, keeps their records, and makes pages from records and from nothing else.
 
 A folder holds, for each experiment that was run, ``<name>.jsonl`` (a :class:`~optizoo.lab.records.Record` whose further
-events are the rows) and ``<name>-<picture>.png`` and ``.svg``. :func:`write_book` makes the page of them all from the
-records, and can do so again at any time. Pages need no other file, no network and no script.
+events are the rows) and ``<name>-<picture>.png`` and ``.svg``, and ``.gif`` where a picture moves. :func:`write_book`
+makes the page of them all from the records, and can do so again at any time. Pages need no other file, no network and
+no script.
 """
 
 import argparse
@@ -316,12 +317,16 @@ def _drawn(name: str, picture: Any, folder: Path) -> dict[str, Any]:
     stem = folder / f"{name}-{picture.name}"
     stem.with_suffix(".png").write_bytes(png)
     stem.with_suffix(".svg").write_bytes(pictures.svg(light))
+    animation = pictures.gif(picture.frames(pictures.LIGHT)) if picture.frames else None
+    if animation:
+        stem.with_suffix(".gif").write_bytes(animation)
     return {
         "title": picture.title,
         "caption": picture.caption,
         "alt": picture.alt,
         "light": inlined(png),
         "dark": inlined(pictures.png(dark)),
+        "animation": inlined(animation, "gif") if animation else None,
         "columns": picture.table.columns,
         "rows": [[cell(value) for value in row] for row in picture.table.rows],
     }

@@ -96,6 +96,7 @@ class Picture:
         alt: What one who does not see it must know: axes, lines, and where they go.
         draw: Draws it, for light and for dark paper: ``lambda theme: plots.lines(..., theme=theme)``.
         table: The numbers.
+        frames: Draws the frames of an animation of it, which the page has beside it; ``None`` where nothing moves.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Picture:
     alt: str
     draw: Callable[[Theme], Figure]
     table: Table
+    frames: Callable[[Theme], Iterable[Figure]] | None = None
 
 
 @dataclass(frozen=True)

@@ -285,6 +285,29 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def gif(figures: Iterable[Figure], *, seconds: float = 0.12, pause: float = 2.0) -> bytes:
+    """Return figures as the frames of an animation that runs again and again, half as wide as a PNG.
+
+    Args:
+        figures: The frames, at least one; may be one figure that changes between them.
+        seconds: Time of a frame.
+        pause: Time of the last one.
+    """
+    frames = []
+    for figure in figures:
+        figure.set_dpi(DPI / 2)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    # All frames share the colours of the last, in which everything is drawn.
+    palette = frames[-1].quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    times = [round(1000 * seconds)] * len(others) + [round(1000 * pause)]
+    buffer = BytesIO()
+    first.save(buffer, "gif", save_all=True, append_images=others, duration=times, loop=0, optimize=True)
+    return buffer.getvalue()
+
+
 def svg(figure: Figure) -> bytes:
     """Return the figure as SVG. It holds no date and no version: the same figure gives the same bytes."""
     buffer = BytesIO()

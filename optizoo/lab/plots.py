@@ -9,7 +9,7 @@ in, and draws ``None`` and NaN as gaps. Axis labels name the quantity and, where
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
 
-__all__ = ["Bar", "Line", "Mark", "bars", "contours", "heatmap", "images", "lines", "scatter"]
+__all__ = ["Bar", "Line", "Mark", "bars", "contours", "growing", "heatmap", "images", "lines", "scatter"]
 
 WIDTH = 5.6  # inches: narrower than the pictures of a comparison, for letters that can be read on a phone
 FEW_POINTS = 25  # lines with more have no markers
@@ -389,12 +389,19 @@ def contours(
     entries = []
     for path in paths:
         look, ys = looks[path.label], [*map(_number, path.y)]
-        axis.plot(path.x, ys, color=look.colour, linewidth=1.6, linestyle=look.line, zorder=3)
-        for index, face in ((0, theme.paper), (-1, look.colour)):
+        axis.plot(path.x, ys, color=look.colour, linewidth=1.4, linestyle=look.line, zorder=3, gid=f"{path.label} path")
+        for index, face, end in ((0, theme.paper, "start"), (-1, look.colour, "end")):
             axis.plot(
-                path.x[index], ys[index], look.marker, color=look.colour, markerfacecolor=face, markersize=6, zorder=4
+                [path.x[index]],
+                [ys[index]],
+                look.marker,
+                color=look.colour,
+                markerfacecolor=face,
+                markersize=6,
+                zorder=4,
+                gid=f"{path.label} {end}",
             )
-        entries.append(entry(look, path.label))
+        entries.append(entry(look, path.label, line=look.line))
     for name, (px, py) in (points or {}).items():
         axis.plot(px, py, "*", color=theme.ink, markersize=11, zorder=5)
         place: dict[str, Any] = {"xytext": (7, 6), "textcoords": "offset points", "fontsize": 9, "zorder": 6}
@@ -453,6 +460,26 @@ def scatter(
     _label(figure, axes, xlabel, ylabel, theme, columns=2, whole=False)
     legend(figure, [entry(look, label, line="") for label, look in looks.items()], theme, length=WIDTH * 15)
     return figure
+
+
+def growing(figure: Figure, paths: Sequence[Line], frames: int = 24) -> Iterator[Figure]:
+    """Yield a figure of :func:`contours` again and again, while its paths grow from their first point to their last.
+
+    Args:
+        figure: The figure; it is changed.
+        paths: The paths that it was drawn with.
+        frames: Number of frames. Their times are evenly spaced in the square root: the first steps are slower.
+    """
+    artists = {artist.get_gid(): artist for axis in figure.axes for artist in axis.lines}
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # paths that leave the box would move it
+    for frame in range(frames):
+        for path in paths:
+            end = round((len(path.x) - 1) * (frame / max(1, frames - 1)) ** 2) + 1
+            ys = [*map(_number, path.y)]
+            artists[f"{path.label} path"].set_data(path.x[:end], ys[:end])
+            artists[f"{path.label} end"].set_data([path.x[end - 1]], [ys[end - 1]])
+        yield figure
 
 
 def _number(value: float | None) -> float:

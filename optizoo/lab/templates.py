@@ -28,9 +28,9 @@ def render(name: str, **values: Any) -> str:
     return environment.get_template(name).render(**values)
 
 
-def inlined(png: bytes) -> str:
-    """Return a PNG as a URL that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def inlined(image: bytes, kind: str = "png") -> str:
+    """Return an image as a URL that holds it."""
+    return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
 def equation(text: str) -> Markup:

@@ -45,6 +45,8 @@ EXPERIMENTS = (
     "gradient_descent",
     "conditioning",
     "saddles",
+    "trajectories",
+    "trajectories_cifar10",
     # Momentum
     "momentum_forms",
     # Adaptive rates
@@ -57,6 +59,7 @@ EXPERIMENTS = (
     # Large batches
     "linear_scaling",
     # The second derivative
+    "second_order",
     # The two models
     "two_layer_features",
     # What to take

@@ -194,8 +194,8 @@ def page(rows: Sequence[Row]) -> Page:
         seen=(
             f"The steep coordinate begins to grow {edge}, {'as' if at_two else 'other than'} predicted. In "
             f"{len(paths[0]['steep']) - 1} steps it changes its sign so often: {signs}.",
-            f"At condition {worst:g}, shrinking the distance to {sgd['shrink']:g} of it takes these steps: {said}. Theory "
-            "counts by the rate in the limit.",
+            f"At condition {worst:g}, shrinking the distance to {sgd['shrink']:g} of it takes, in steps, {said}. "
+            "Theory counts by the rate in the limit.",
             f"Turned by 45°, it is {turned} steps.",
         ),
         headline=Headline(
@@ -249,7 +249,7 @@ def page(rows: Sequence[Row]) -> Page:
             line_picture(
                 "steps",
                 "Steps needed against the condition number",
-                f"The first step at which the distance is {sgd['shrink']:g} of what it was; none where no rate gets there "
+                f"The first step at which the distance is {sgd['shrink']:g} of what it was, if a rate gets there "
                 f"within {sgd['max_steps']} steps. Dashed: theory's rates.",
                 f"Logarithmic axes. At condition {worst:g}: {said}; turned by 45°, {turned}.",
                 [*lines, *theories],
