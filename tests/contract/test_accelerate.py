@@ -1,6 +1,7 @@
 """Hugging Face Accelerate: ``prepare``, accumulation, clipping, a schedule, and ``save_state`` in the middle."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,37 @@ def test_trains_in_bfloat16():
     assert_equal(ours, theirs)
 
 
-def test_optimizer_is_left_as_it_is():
-    """Wrapping loads an empty state and touches nothing: the optimizer inside is the one given, and has no state."""
+@pytest.mark.parametrize("name", optizoo.list_optimizers())
+def test_optimizer_is_left_as_it_is(name: str):
+    """Wrapping loads the state dict of a fresh optimizer into it, which changes nothing, and adds no state."""
+    model = build_model()
+    optimizer = optizoo.create(name, model, lr=0.01)
+    before, said = deepcopy(optimizer.state_dict()), optizoo.explain(optimizer)
+    wrapped = accelerate.Accelerator(cpu=True).prepare(optimizer)
+    assert wrapped.optimizer is optimizer
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert after["state"].keys() == before["state"].keys()  # Adagrad's is there from the start, as torch's
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+    assert optizoo.explain(optimizer) == said
+    held = optimizer.param_groups[0]["params"]
+    assert all(mine is param for mine, param in zip(held, model.parameters(), strict=True))
+
+
+def test_a_skipped_step_is_told():
+    """A step that a scaler skips touches nothing and is known to Accelerate, which then holds the schedule."""
     training = Training("optizoo", "adam", {})
-    assert training.optimizer.optimizer is training.plain
-    assert isinstance(training.plain, optizoo.Adam)
-    assert "4 tensors" in optizoo.explain(training.plain)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    wrapped = accelerate.optimizer.AcceleratedOptimizer(training.plain, scaler=scaler)
+    schedule = accelerate.scheduler.AcceleratedScheduler(training.scheduler.scheduler, wrapped)
+    scaler.scale(training.model(torch.ones(1, 3)).sum() * torch.inf).backward()
+    before = full(training.model.parameters())
+    wrapped.step()
+    schedule.step()
+    assert wrapped.step_was_skipped
+    assert_equal(full(training.model.parameters()), before)
     assert not training.plain.state
+    assert schedule.get_last_lr() == [TRAINED["adam"][1]["lr"]]
 
 
 @pytest.mark.parametrize("steps", [0, 5])
@@ -99,3 +124,15 @@ def test_saved_state_resumes(case: str, steps: int, tmp_path: Path):
     second.accelerator.load_state(str(tmp_path))
     assert_equal(second.run(range(steps, STEPS)), expected)
     assert second.scheduler.get_last_lr() == first.scheduler.get_last_lr()
+
+
+@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize(("first", "second"), [("optizoo", "torch"), ("torch", "optizoo")])
+def test_saved_state_changes_hands(case: str, first: str, second: str, tmp_path: Path):
+    """What ``save_state`` wrote with one library ``load_state`` reads with the other, without the loss of a bit."""
+    stayed = Training(first, case, {"foreach": False})
+    stayed.run(range(5))
+    stayed.accelerator.save_state(str(tmp_path))
+    moved = Training(second, case, {"foreach": False}, seed=1)
+    moved.accelerator.load_state(str(tmp_path))
+    assert_equal(moved.run(range(5, STEPS)), stayed.run(range(5, STEPS)))

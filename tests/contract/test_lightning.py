@@ -1,6 +1,5 @@
 """Lightning: ``Trainer.fit`` with ``configure_optimizers``, whose loop always steps with a closure."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, make
+import optizoo
+from tests.contract.libraries import EXECUTIONS, STEPS, TRAINED, assert_equal, batch, build_model, full, loss_of, make
 
 lightning = pytest.importorskip("pytorch_lightning", reason="needs Lightning; pip install -e '.[integrations]'")
 
@@ -51,22 +51,21 @@ def fit(
     folder: Path,
     *,
     steps: int = STEPS,
-    batches: Iterable[int] = range(2 * STEPS),
+    batches: int = 2 * STEPS,
     resume: Path | None = None,
     **settings: Any,
 ) -> Any:
-    """Train for some updates, with epochs of these batches; return the trainer."""
-    inputs, targets = (torch.cat(column) for column in zip(*map(batch, batches), strict=True))
+    """Train for some updates, with epochs of so many batches; return the trainer."""
+    inputs, targets = (torch.cat(column) for column in zip(*map(batch, range(batches)), strict=True))
     trainer = lightning.Trainer(
         max_steps=steps,
         accelerator="cpu",
         devices=1,
         default_root_dir=folder,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **settings,
+        **{"enable_checkpointing": False, **settings},
     )
     trainer.fit(module, DataLoader(TensorDataset(inputs, targets), batch_size=8), ckpt_path=resume)
     assert trainer.global_step == steps
@@ -100,19 +99,48 @@ def test_a_step_without_loss(tmp_path: Path):
     assert_equal(*ends)
 
 
+class ByStep(Module):
+    """The same on batches that follow the number of the update.
+
+    Lightning 2.6 repeats a batch when it resumes from the checkpoint of an epoch, whosever the optimizer is.
+    """
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return loss_of(self.model, self.trainer.global_step)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # the second training has its own folder
 @pytest.mark.parametrize("case", TRAINED)
-def test_checkpoint_resumes(case: str, tmp_path: Path):
-    """A checkpoint of the trainer after an epoch, loaded into other weights, is resumed from to the bit."""
-    # Lightning 2.6 goes on with the first batch twice, whosever the optimizer is; here all batches are the same.
-    epoch = [0] * (STEPS // 2)
-    straight = Module("optizoo", case, {})
-    fit(straight, tmp_path, batches=epoch)
-    first = Module("optizoo", case, {})
-    fit(first, tmp_path, batches=epoch, steps=len(epoch)).save_checkpoint(tmp_path / "kept.ckpt")
-    second = Module("optizoo", case, {}, seed=1)
-    trainer = fit(second, tmp_path, batches=epoch, resume=tmp_path / "kept.ckpt")
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-    assert_equal(full(second.parameters()), full(straight.parameters()))
+@pytest.mark.parametrize(("first", "second"), [("optizoo", "optizoo"), ("optizoo", "torch"), ("torch", "optizoo")])
+def test_checkpoint_resumes(case: str, first: str, second: str, tmp_path: Path):
+    """The checkpoint after an epoch, loaded into other weights, is resumed from to the bit, with either library."""
+    straight = ByStep(first, case, {"foreach": False})
+    resumed = ByStep(second, case, {"foreach": False}, seed=1)
+    for name, module, kept in (("first", straight, None), ("second", resumed, tmp_path / "first" / "epoch=0.ckpt")):
+        keeper = lightning.callbacks.ModelCheckpoint(tmp_path / name, filename="{epoch}", save_top_k=-1)
+        fit(module, tmp_path, batches=STEPS // 2, resume=kept, enable_checkpointing=True, callbacks=[keeper])
+    assert_equal(full(resumed.parameters()), full(straight.parameters()))
+
+
+class Scheduled(Module):
+    """The same with a schedule of optizoo, or the one of torch that takes any function."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        made = super().configure_optimizers()
+        schedule = optizoo.schedules.Warmup(4, then=optizoo.schedules.Cosine(STEPS))
+        kind = optizoo.ScheduleLR if self.asked[0] == "optizoo" else torch.optim.lr_scheduler.LambdaLR
+        made["lr_scheduler"]["scheduler"] = kind(made["optimizer"], schedule)
+        return made
+
+
+def test_schedule(tmp_path: Path):
+    """Lightning drives ``ScheduleLR`` as its own, step by step, from a rate of 0."""
+    ends = []
+    for library in ("optizoo", "torch"):
+        module = Scheduled(library, "adam", {"foreach": False})
+        fit(module, tmp_path)
+        ends.append(full(module.parameters()))
+    assert_equal(*ends)
 
 
 class Manual(Module):
