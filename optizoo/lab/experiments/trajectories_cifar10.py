@@ -1,4 +1,4 @@
-"""Trajectories on the real loss: all optimizers on one plane of the weights, and the gap to the known optimum.
+"""Trajectories on the real loss: all optimizers on one plane of the weights, and the optimum.
 
 The loss of a linear softmax model with a penalty is convex: its minimum is unique, and L-BFGS and Newton's method find
 it in float64. All optimizers begin at the same weights, see the same batches, and have the rate of one grid that ends
@@ -140,7 +140,8 @@ def page(rows: Sequence[Row]) -> Page:
             f"{optimum['first']:.3g} above it.",
             f"After {steps} steps {order[0]} is nearest with a gap of {ends[order[0]]:.2g}, {order[-1]} farthest with "
             f"{ends[order[-1]]:.2g}; SGD has {ends['sgd']:.2g} and is number {order.index('sgd') + 1} of {len(order)}"
-            f"{f'; not lower than SGD: {lost}' if lost else ''}. The best rate of {len(edge)} is at an end of the grid.",
+            f"{f'; not lower than SGD: {lost}' if lost else ''}. The best rate of {len(edge)} is at an end of the "
+            "grid.",
             f"The plane holds {100 * share:.0f} % of the squared distances of the paths from the optimum: what is "
             "seen on it is a shadow of the rest.",
         ),
