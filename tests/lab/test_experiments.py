@@ -1,7 +1,9 @@
 """What every experiment, its page, and the book promise. The numbers of each have their tests in ``experiments/``."""
 
 import argparse
+import base64
 import dataclasses
+import io
 import json
 import pkgutil
 import re
@@ -16,6 +18,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 import optizoo
 from optizoo import cli
@@ -168,6 +171,34 @@ def test_pages_say_what_the_records_say(ran: Path):
             event["weights"] = events[1]["weights"]
     file.write_text("".join(json.dumps(event) + "\n" for event in events))
     assert "did not hold" not in book.write_report("momentum_forms", ran).read_text()
+
+
+def test_pictures_that_move(ran: Path, monkeypatch: pytest.MonkeyPatch):
+    """The animation of a picture is a file, and the page holds it; the same frames give the same bytes."""
+    module = experiments.load("momentum_forms")
+    still = module.page
+    path = [Line("sgd", (0, 1, 2, 1, 0), (0.0, 1.0, 0.5, 0.2, 0.4))]
+
+    def frames(theme: pictures.Theme):
+        map_ = plots.contours([0, 2], [0, 1], [[0, 1], [1, 2]], paths=path, xlabel="x", ylabel="y", unit="f")
+        return plots.growing(map_, path, frames=3)
+
+    def moving(rows: list[dict[str, Any]]) -> Any:
+        page = still(rows)
+        return dataclasses.replace(page, pictures=[dataclasses.replace(page.pictures[0], frames=frames)])
+
+    monkeypatch.setattr(module, "page", moving)
+    text = book.write_report("momentum_forms", ran).read_text(encoding="utf-8")
+    animation = (ran / "momentum_forms-weights.gif").read_bytes()
+    assert [image["src"] for image in Elements(text).of("img")][1] == pictures_url(animation)
+    assert animation == pictures.gif(frames(pictures.LIGHT))
+    with Image.open(io.BytesIO(animation)) as image:
+        assert getattr(image, "n_frames") == 3  # noqa: B009 (unknown to the type of a still image)
+        assert image.info["loop"] == 0
+
+
+def pictures_url(animation: bytes) -> str:
+    return "data:image/gif;base64," + base64.b64encode(animation).decode()
 
 
 def test_pages_stand_alone(ran: Path):

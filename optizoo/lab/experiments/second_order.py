@@ -92,7 +92,7 @@ def page(rows: Sequence[Row]) -> Page:
     """Show gradient norms against steps and seconds, and the weight of the Hessian."""
     runs = _best([row for row in rows if row["kind"] == "run"])
     names = list(dict.fromkeys(row["model"] for row in runs))
-    panel = {row["model"]: f"{row['model']}: {row['params']:,} parameters".replace(",", "\u2009") for row in runs}
+    panel = {row["model"]: f"{row['model']}: {row['params']} parameters" for row in runs}
     last = {(row["model"], row["method"]): row["steps"][-1] for row in runs}
     exact = last[names[0], "newton"]
     firsts = [row for row in runs if row["model"] == names[0] and row["lr"] is not None]

@@ -1,4 +1,4 @@
-"""Trajectories on the real loss: all optimizers on one plane of the weights, and the gap to the known optimum.
+"""Trajectories on the real loss: all optimizers on one plane of the weights, and the optimum.
 
 The loss of a linear softmax model with a penalty is convex: its minimum is unique, and L-BFGS and Newton's method find
 it in float64. All optimizers begin at the same weights, see the same batches, and have the rate of one grid that ends
