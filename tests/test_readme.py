@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import optizoo
+from optizoo.lab.book import verdicts
 from optizoo.lab.step_benchmark import format_markdown
 from optizoo.testing import MUTANTS
-from scripts import works_with
+from scripts import lecture_table, works_with
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,3 +79,9 @@ def test_works_with_has_a_row_for_every_file():
     said = [works_with.described(path) for path in works_with.FOLDER.glob("test_*.py")]
     for name in ("module", "works_with", "held_to"):
         assert sorted(row[name] for row in record["rows"]) == sorted(row[name] for row in said)
+
+
+def test_the_lecture_table_is_what_the_records_say():
+    """The table of experiments is what their kept records render to."""
+    shown = re.findall(r"<!-- lab -->\n+(.*?)\n+<!-- end of lab -->", README, re.DOTALL)
+    assert shown == [verdicts(lecture_table.FOLDER)]

@@ -26,7 +26,18 @@ from optizoo.lab.sources import DataError
 from optizoo.lab.templates import equation, inlined, render
 from optizoo.validation import did_you_mean
 
-__all__ = ["add_flags", "missing", "options", "rows", "run", "run_all", "summary", "write_book", "write_report"]
+__all__ = [
+    "add_flags",
+    "missing",
+    "options",
+    "rows",
+    "run",
+    "run_all",
+    "summary",
+    "verdicts",
+    "write_book",
+    "write_report",
+]
 
 REPORT = "report.html"
 BOOK = "book.html"
@@ -161,6 +172,22 @@ def summary(name: str, folder: str | Path) -> str:
             *page.seen,
         ]
     )
+
+
+def verdicts(folder: str | Path) -> str:
+    """Return a Markdown table of all experiments in ``folder``: number, the lecture's claim, and whether it held.
+
+    Raises:
+        ExperimentError: A record is unfinished or of another version.
+    """
+    lines = ["| experiment | measured | the lecture | verdict |", "| --- | --- | --- | --- |"]
+    for name in EXPERIMENTS:
+        if _file(name, Path(folder)).exists():
+            record, page = _page(name, Path(folder))
+            headline = page.headline
+            cells = f"`{name}`", f"{headline.number}: {headline.what}", headline.claim, _verdict(page, record)
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def write_report(name: str, folder: str | Path) -> Path:
