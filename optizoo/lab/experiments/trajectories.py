@@ -114,14 +114,14 @@ def page(rows: Sequence[Row]) -> Page:
     pairs = [(surface, name) for surface in surfaces for name in LECTURE]
     won = [pair for pair in pairs if ends[pair] < ends[pair[0], "sgd"]]
     lost = ", ".join(f"{name} on {surface}" for surface, name in pairs if (surface, name) not in won)
-    first = {s: min((end, name) for (surface, name), end in ends.items() if surface == s) for s in surfaces}
+    first = {s: min(end for (surface, _), end in ends.items() if surface == s) for s in surfaces}
+    best = {
+        s: ", ".join(name for (surface, name), end in ends.items() if (surface, end) == (s, first[s])) for s in first
+    }
     edge = sum(row["best"] in (0, len(row["lrs"]) - 1) for row in rows)
     steps, lrs = len(rows[0]["gaps"]) - 1, rows[0]["lrs"]
-    nearest = "; ".join(f"{surface}: {name} ({end:.1e})" for surface, (end, name) in first.items())
-    gaps = [
-        Line(row["optimizer"], range(steps + 1), row["gaps"], panel=row["surface"])
-        for row in rows
-    ]  # fmt: skip
+    nearest = "; ".join(f"{surface}: {best[surface]} ({end:.1e})" for surface, end in first.items())
+    gaps = [Line(row["optimizer"], range(steps + 1), row["gaps"], panel=row["surface"]) for row in rows]
     rates = [Line(row["optimizer"], row["lrs"], row["ends"], panel=row["surface"]) for row in rows]
     curves = {"columns": 2, "height": 2.6, "yscale": "log"}
     return Page(

@@ -60,6 +60,9 @@ def test_the_claim_follows_the_rows():
     next(row for row in rows if (row["surface"], row["optimizer"]) == ("valley", "adam"))["ends"] = [1.0] * 3
     assert page(rows).headline.verdict == "did not hold"
     assert "in 11 of 12 cases; not adam on valley." in page(rows).seen[0]
+    for row in rows:
+        row["ends"] = [0.25 if row["optimizer"] in ("rprop", "adamax") else 0.5] * 3
+    assert "valley: rprop, adamax (2.5e-01)" in page(rows).seen[1]  # who is level is named
 
 
 def test_maps_move():
