@@ -140,7 +140,8 @@ def page(rows: Sequence[Row]) -> Page:
         ),
         headline=Headline(
             number=f"{len(won)} of {len(pairs)}",
-            what=f"cases of momentum, RMSprop or Adam on a surface that end lower than SGD after {steps} steps, or at {FLOOR:g} before it",
+            what=f"cases of momentum, RMSprop or Adam on a surface that end lower than SGD after {steps} steps, or at "
+            f"{FLOOR:g} before it",
             claim="Momentum, RMSprop and Adam get to the minimum sooner than plain gradient descent.",
             held=len(won) == len(pairs),
         ),
