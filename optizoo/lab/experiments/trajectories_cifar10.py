@@ -142,8 +142,8 @@ def page(rows: Sequence[Row]) -> Page:
             f"{optimum['first']:.3g} above it.",
             f"After {steps} steps {order[0]} is nearest with a gap of {ends[order[0]]:.2g}, {order[-1]} farthest with "
             f"{ends[order[-1]]:.2g}; SGD has {ends['sgd']:.2g} and is number {order.index('sgd') + 1} of {len(order)}"
-            f"{f'; not lower than SGD: {lost}' if lost else ''}. The best rate of {len(edge)} is at an end of the "
-            "grid.",
+            f"{f'; not lower than SGD: {lost}' if lost else ''}. Of {len(edge)} the best rate is an end of "
+            "the grid.",
             f"The plane holds {100 * share:.0f} % of the squared distances of the paths from the optimum; "
             "the rest is not seen on it.",
         ),
