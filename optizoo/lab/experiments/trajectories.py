@@ -130,7 +130,8 @@ def page(rows: Sequence[Row]) -> Page:
         equations=(
             r"\mathrm{Rosenbrock:}\quad f = (1 - x)^2 + 100\,(y - x^2)^2",
             r"\mathrm{Beale:}\quad f = (1.5 - x + xy)^2 + (2.25 - x + xy^2)^2 + (2.625 - x + xy^3)^2",
-            r"\mathrm{valley:}\quad f = (x^2 + 100\,y^2)/2, \qquad \mathrm{saddle:}\quad f = x^2/2 - y^2/2 + y^4/4",
+            r"\mathrm{valley:}\quad f = (x^2 + 100\,y^2)/2",
+            r"\mathrm{saddle:}\quad f = x^2/2 - y^2/2 + y^4/4",
         ),
         seen=(
             f"After {steps} steps at the best of {len(lrs)} rates, momentum, RMSprop and Adam are lower than SGD in "

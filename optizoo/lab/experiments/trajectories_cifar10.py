@@ -134,7 +134,8 @@ def page(rows: Sequence[Row]) -> Page:
     return Page(
         equations=(
             r"f(\theta) = \mathrm{mean\ cross\ entropy}(\theta) + \frac{\lambda}{2}\,|\theta|^2",
-            r"\mathrm{plane:}\quad \theta^* + x\,d_1 + y\,d_2, \qquad \mathrm{gap:}\quad f(\theta) - f(\theta^*)",
+            r"\mathrm{plane:}\quad \theta^* + x\,d_1 + y\,d_2",
+            r"\mathrm{gap:}\quad f(\theta) - f(\theta^*)",
         ),
         seen=(
             f"The optimum of {optimum['params']} weights on {optimum['images']} images has the loss "
@@ -142,8 +143,8 @@ def page(rows: Sequence[Row]) -> Page:
             f"{optimum['first']:.3g} above it.",
             f"After {steps} steps {order[0]} is nearest with a gap of {ends[order[0]]:.2g}, {order[-1]} farthest with "
             f"{ends[order[-1]]:.2g}; SGD has {ends['sgd']:.2g} and is number {order.index('sgd') + 1} of {len(order)}"
-            f"{f'; not lower than SGD: {lost}' if lost else ''}. Of {len(edge)} the best rate is an end of "
-            "the grid.",
+            f"{f'; not lower than SGD: {lost}' if lost else ''}. {len(edge)} of {len(runs)} have their best "
+            "rate at an end of the grid.",
             f"The plane holds {100 * share:.0f} % of the squared distances of the paths from the optimum; "
             "the rest is not seen on it.",
         ),
