@@ -39,7 +39,7 @@ class Options:
     batch_size: int = option(100, "images in a batch", at_least=1)
     steps: int = option(400, "updates of a run", at_least=1)
     points: int = option(30, "weights of a path that are kept, at most", at_least=2)
-    lr_from: int = option(-4, "power of ten at which the grid of rates begins")
+    lr_from: int = option(-5, "power of ten at which the grid of rates begins")
     lr_to: int = option(0, "power of ten at which it ends")
     per_decade: int = option(2, "rates in a power of ten", at_least=1)
     l2: float = option(0.1, "penalty: half of it times the squared norm of all parameters", at_least=1e-6)
@@ -92,8 +92,8 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         }  # fmt: skip
     flat = landscape.pca_plane([torch.stack(path) for path in paths.values()], centre=optimum.params.float())
     feet = {name: feet.tolist() for name, feet in zip(paths, flat.coordinates, strict=True)}
-    every = torch.cat([*flat.coordinates, torch.zeros(1, 2)])
-    low, high = every.quantile(0.02, dim=0), every.quantile(0.98, dim=0)
+    every = torch.cat(flat.coordinates)
+    low, high = every.quantile(0.02, dim=0).clamp(max=0), every.quantile(0.98, dim=0).clamp(min=0)  # the optimum is 0
     room = (high - low) * 0.15
     edges = zip((low - room).tolist(), (high + room).tolist(), strict=True)
     x, y = (np.linspace(*ends, options.grid).tolist() for ends in edges)
@@ -122,17 +122,20 @@ def page(rows: Sequence[Row]) -> Page:
         f"direction {index + 1} ({100 * each:.0f} % of the squares)" for index, each in enumerate(plane["explained"])
     ]
 
+    heights = [[None if value is None else value - optimum["loss"] for value in line] for line in plane["z"]]
+
     def draw(theme):
         return plots.contours(
-            plane["x"], plane["y"], plane["z"], paths=paths, points={"optimum": (0.0, 0.0)}, xlabel=axes[0],
-            ylabel=axes[1], unit="f (nats)", log=True, theme=theme,
+            plane["x"], plane["y"], heights, paths=paths, points={"optimum": (0.0, 0.0)}, xlabel=axes[0],
+            ylabel=axes[1], unit="f - f* (nats)", log=True, theme=theme,
         )  # fmt: skip
 
     curves = {"xscale": "log", "yscale": "log", "height": 3.6}
     return Page(
         equations=(
             r"f(\theta) = \mathrm{mean\ cross\ entropy}(\theta) + \frac{\lambda}{2}\,|\theta|^2",
-            r"\mathrm{plane:}\quad \theta^* + x\,d_1 + y\,d_2, \qquad \mathrm{gap:}\quad f(\theta) - f(\theta^*)",
+            r"\mathrm{plane:}\quad \theta^* + x\,d_1 + y\,d_2",
+            r"\mathrm{gap:}\quad f(\theta) - f(\theta^*)",
         ),
         seen=(
             f"The optimum of {optimum['params']} weights on {optimum['images']} images has the loss "
@@ -140,10 +143,10 @@ def page(rows: Sequence[Row]) -> Page:
             f"{optimum['first']:.3g} above it.",
             f"After {steps} steps {order[0]} is nearest with a gap of {ends[order[0]]:.2g}, {order[-1]} farthest with "
             f"{ends[order[-1]]:.2g}; SGD has {ends['sgd']:.2g} and is number {order.index('sgd') + 1} of {len(order)}"
-            f"{f'; not lower than SGD: {lost}' if lost else ''}. The best rate of {len(edge)} is at an end of the "
-            "grid.",
-            f"The plane holds {100 * share:.0f} % of the squared distances of the paths from the optimum: what is "
-            "seen on it is a shadow of the rest.",
+            f"{f'; not lower than SGD: {lost}' if lost else ''}. {len(edge)} of {len(runs)} have their best "
+            "rate at an end of the grid.",
+            f"The plane holds {100 * share:.0f} % of the squared distances of the paths from the optimum; "
+            "the rest is not seen on it.",
         ),
         headline=Headline(
             number=f"{len(won)} of {len(LECTURE)}",

@@ -59,7 +59,22 @@ def test_the_claim_follows_the_rows():
     assert page(rows).headline.verdict == "held"
     next(row for row in rows if (row["surface"], row["optimizer"]) == ("valley", "adam"))["ends"] = [1.0] * 3
     assert page(rows).headline.verdict == "did not hold"
-    assert "in 11 of 12 cases; not adam on valley." in page(rows).seen[0]
+    assert "in 11 of 12 cases, or at 1e-16 before it; not adam on valley." in page(rows).seen[0]
+    for row in rows:
+        row["ends"] = [0.25 if row["optimizer"] in ("rprop", "adamax") else 0.5] * 3
+    assert "valley: rprop, adamax (2.5e-01)" in page(rows).seen[1]  # who is level is named
+
+
+def test_who_is_level_at_the_floor_is_told_apart_by_time():
+    """Below 1e-16 heights say nothing any more: who was there first is ahead."""
+    rows = tiny(NAME)
+    for row in rows:
+        row["ends"] = [1e-16] * 3
+        arrival = {"sgd": 6, "momentum": 4, "rmsprop": 8}.get(row["optimizer"], 5)
+        row["gaps"] = [1.0] * arrival + [1e-16] * (21 - arrival)
+    shown = page(rows)
+    assert shown.headline.number == "8 of 12"
+    assert "not rmsprop on rosenbrock, rmsprop on beale, rmsprop on valley, rmsprop on saddle" in shown.seen[0]
 
 
 def test_maps_move():
