@@ -7,8 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optizoo.loading import unwrapped
-
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -123,11 +121,13 @@ def _matcher(argument: str, patterns: Iterable[str]) -> _Patterns:
 def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
     """Yield name, parameter and module of every trainable parameter once."""
     seen = set()
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
     for prefix, module in model.named_modules():
         for own, param in module.named_parameters(recurse=False):
             if param.requires_grad and id(param) not in seen:
                 seen.add(id(param))
-                yield unwrapped(f"{prefix}.{own}" if prefix else own), param, module
+                yield f"{prefix}.{own}".replace("_orig_mod.", "").removeprefix("."), param, module
 
 
 def _described(group: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ def labels(groups: Sequence[Group]) -> dict[Tensor, str]:
 def matched(saved_groups: Sequence[Group], groups: Sequence[Group]) -> dict[Any, Tensor]:
     """Return for every key of the checkpoint the parameter that it belongs to.
 
-    Where a group has names in the checkpoint and in the optimizer, names decide; else the order does.
+    Where a group has names in the checkpoint and in the optimizer, each name once, names decide; else the order does.
 
     Raises:
         ValueError: Groups, parameters or names do not match.
@@ -36,9 +36,10 @@ def matched(saved_groups: Sequence[Group], groups: Sequence[Group]) -> dict[Any,
     for index, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
         keys, params = saved["params"], group["params"]
         saved_names, names = saved.get("param_names"), group.get("param_names")
-        if saved_names and names:
-            if set(saved_names) != set(names):  # one of the two may have been wrapped
-                saved_names, names = ([*map(unwrapped, each)] for each in (saved_names, names))
+        if saved_names and names and set(saved_names) != set(names):  # one of the two may have been wrapped
+            plain = [[*map(unwrapped, each)] for each in (saved_names, names)]
+            saved_names, names = plain if all(map(_distinct, plain)) else (saved_names, names)
+        if saved_names and names and _distinct(saved_names) and _distinct(names):
             _require_same_names(saved_names, names, index)
             places = dict(zip(saved_names, keys, strict=True))
             keys = [places[name] for name in names]
@@ -54,10 +55,17 @@ def matched(saved_groups: Sequence[Group], groups: Sequence[Group]) -> dict[Any,
 def unwrapped(name: str) -> str:
     """Return the name of a parameter without what DistributedDataParallel and torch.compile put into it.
 
-    >>> unwrapped("module._orig_mod.layer.weight")
-    'layer.weight'
+    >>> unwrapped("module._orig_mod.layer.module.weight")
+    'layer.module.weight'
     """
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while parts[0] == "module" and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def _distinct(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 def _require_same_names(saved: Sequence[str], names: Sequence[str], index: int) -> None:
@@ -110,6 +118,8 @@ def check_state(
             f"the checkpoint is of another optimizer: its state of {label} has {', '.join(foreign)} and lacks "
             f"{', '.join(missing)}; load it into the class that saved it ({owner})"
         )
+    if missing and len(missing) < len(needed):
+        raise ValueError(f"the state of {label} lacks {', '.join(missing)}; the checkpoint is damaged ({owner})")
     for name in states:
         value = store.get(name)
         if isinstance(value, Tensor) and value.shape != param.shape:

@@ -35,6 +35,13 @@ from optizoo.validation import (
 
 Rule = Callable[..., tuple]
 
+# What belongs to an option: kept together where a checkpoint is loaded.
+_KEPT_WITH = {
+    "lr": ("initial_lr", "max_lr", "min_lr"),
+    "weight_decay_mode": ("decoupled_weight_decay", "max_lr"),
+    "decoupled_weight_decay": ("weight_decay_mode",),
+}
+
 # How a step is executed, not what it computes: a checkpoint does not change these.
 EXECUTION_OPTIONS = ("foreach", "fused")
 
@@ -135,6 +142,8 @@ class Bucket:
         wiring = wire(self.rule, self.states, maximize=maximize, **named)
         if wiring is None or fused.makes_states(wiring.program) or self.products:
             raise ValueError("the next step differs by more than lr and step")
+        if named.get("weight_decay_mode") == "independent":
+            raise ValueError("lr must be held against max_lr at every step")
         names = [name for name, exists in self.states.items() if exists]
         columns = [self.params, self.grads, *([store[name] for store in self.stores] for name in names)]
         places = list(named)
@@ -301,14 +310,14 @@ class RuleOptimizer(Optimizer):
         """Raise ValueError where a new parameter shares elements in memory with another one: both would move them."""
         known = [param for group in self.param_groups for param in group["params"]]
         sharing: dict[int, list[Tensor]] = {}
-        for param in [*known, *params]:
+        for param in {id(param): param for param in (*known, *params)}.values():
             if type(param) in (Tensor, torch.nn.Parameter) and param.layout is torch.strided and param.numel():
-                address = param.untyped_storage().data_ptr()
-                if address:  # tensors without memory (meta) have 0
-                    sharing.setdefault(address, []).append(param)
+                storage = param.untyped_storage()
+                if storage.data_ptr():  # tensors without memory (meta) have 0
+                    sharing.setdefault(storage.data_ptr(), []).append(param)
         for tensors in sharing.values():
-            if len({id(tensor) for tensor in tensors}) > 1 and _overlap(tensors):
-                shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors[:2])
+            if len(tensors) > 1 and (pair := _overlap(tensors)):
+                shapes = " and ".join(str(tuple(tensor.shape)) for tensor in pair)
                 raise ValueError(
                     f"two parameters (of shapes {shapes}) share elements in memory, which would be updated twice; give "
                     f"the tensor that both are views of instead ({where})"
@@ -392,16 +401,23 @@ class RuleOptimizer(Optimizer):
         What earlier such steps have made, and nobody has written into since, is taken back: the first step that counts
         finds an optimizer without state.
         """
-        if self._prepared and all(tensor._version == version for tensor, version in self._prepared):
-            self.state.clear()
-        self._prepared = ()
-        if self.state or torch.compiler.is_compiling():
+        if self._prepared:
+            found = [value for store in self.state.values() for value in store.values() if isinstance(value, Tensor)]
+            if len(found) == len(self._prepared) and all(
+                value is tensor and value._version == version
+                for value, (tensor, version) in zip(found, self._prepared, strict=True)
+            ):
+                self.state.clear()
+            self._prepared = ()
+        if self.state or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return False
         groups = [group for group in self.param_groups if any(param.grad is not None for param in group["params"])]
         params = [param for group in groups for param in group["params"] if param.grad is not None]
         if not groups or (any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing()):
             return False
-        if any(group["lr"] != 0 for group in groups) or any(bool((param.grad != 0).any()) for param in params):
+        if any(group["lr"] != 0 for group in groups) or any(param.grad.layout is not torch.strided for param in params):
+            return False
+        if any(bool((param.grad != 0).any()) for param in params):
             return False
         for bucket in self._buckets():
             for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
@@ -421,14 +437,16 @@ class RuleOptimizer(Optimizer):
         Raises:
             FloatingPointError: One is, in a group with ``nonfinite="raise"``.
         """
-        watched = [group for group in self.param_groups if "nonfinite" in group]
-        params = [param for group in watched for param in group["params"] if param.grad is not None]
-        bad = nonfinite([param.grad for param in params])  # pyright: ignore[reportArgumentType]
+        if "found_inf" in self.__dict__:  # torch.amp.GradScaler has looked, and the update obeys
+            return True
+        watched = [group for group in self.param_groups if group.get("nonfinite", "propagate") != "propagate"]
+        pairs = [(group, param) for group in watched for param in group["params"] if param.grad is not None]
+        bad = [pairs[index] for index in nonfinite([param.grad for _, param in pairs])]
         if not bad:
             return True
         self.nonfinite_steps += 1
-        if any(group["nonfinite"] == "raise" for group in watched):
-            label = loading.labels(self.param_groups)[params[bad[0]]]
+        if refused := [param for group, param in bad if group["nonfinite"] == "raise"]:
+            label = loading.labels(self.param_groups)[refused[0]]
             more = f" and those of {len(bad) - 1} more" if len(bad) > 1 else ""
             raise FloatingPointError(
                 f"the gradient of {label}{more} is not finite, and nothing was updated (nonfinite='raise'); lower the "
@@ -725,8 +743,8 @@ class RuleOptimizer(Optimizer):
 
         Args:
             state_dict: The checkpoint.
-            keep: Options that stay as they are here, such as ``("lr", "weight_decay")``. With ``"lr"`` stays the
-                ``initial_lr`` of schedulers.
+            keep: Options that stay as they are here, such as ``("lr", "weight_decay")``. With ``"lr"`` stays what
+                schedulers keep beside it: ``initial_lr``, ``max_lr``, ``min_lr``.
 
         Raises:
             TypeError: An option in the checkpoint has the wrong type.
@@ -737,7 +755,7 @@ class RuleOptimizer(Optimizer):
         for name in keep:
             if name not in known:
                 raise ValueError(f"keep = {name!r} is no option of {type(self).__name__}; {did_you_mean(name, known)}")
-        kept = {*keep, "initial_lr"} if "lr" in keep else set(keep)
+        kept = {name for option in keep for name in (option, *_KEPT_WITH.get(option, ()))}
         state_dict = {**state_dict}
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = hook(self, state_dict)
@@ -753,7 +771,10 @@ class RuleOptimizer(Optimizer):
             groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, store in state_dict["state"].items():
-            state[owners.get(key, key)] = store
+            if key in owners:
+                state[owners[key]] = store  # copied where it is checked
+            else:
+                state[key] = deepcopy(store)
         self.__setstate__({"state": state, "param_groups": groups})
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
@@ -798,10 +819,12 @@ class RuleOptimizer(Optimizer):
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
-        rule = self.rule_for(group)
+        rule = self.select_rule(group)
         states, zeros, _ = self._sorted_states(rule, group)
         # States that an option switches on may be new here; they start now.
         needed = [name for name in zeros if name not in self.state_switches]
+        if needed and self.counts_steps:
+            needed.append("step")
         loading.check_state(store, param, states, needed, label=label, owner=type(self).__name__)
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -827,17 +850,33 @@ def _step_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
-def _overlap(tensors: Sequence[Tensor]) -> bool:
-    """Return whether two views of one storage have a byte in common."""
-    taken = torch.zeros(tensors[0].untyped_storage().nbytes(), dtype=torch.bool)
-    for tensor in {id(tensor): tensor for tensor in tensors}.values():
-        size = tensor.element_size()
-        steps = [size * stride for stride in tensor.stride()]
-        view = taken.as_strided((*tensor.shape, size), (*steps, 1), size * tensor.storage_offset())
-        if view.any():
-            return True
-        view.fill_(True)
-    return False
+def _overlap(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Return two views of one storage that have a byte in common, or ``None``."""
+    spans = sorted(((*_span(tensor), tensor) for tensor in tensors), key=lambda span: span[:2])
+    for index, (first, last, tensor) in enumerate(spans):
+        for begin, end, other in spans[index + 1 :]:
+            if begin > last:
+                break
+            taken = torch.zeros(max(last, end) + 1 - first, dtype=torch.bool)
+            _bytes(taken, tensor, first).fill_(True)
+            if _bytes(taken, other, first).any():
+                return tensor, other
+    return None
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first and the last byte of a view in its storage."""
+    size = tensor.element_size()
+    first = size * int(tensor.storage_offset())
+    elements = sum(int((length - 1) * stride) for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first, first + size * elements + size - 1
+
+
+def _bytes(taken: Tensor, tensor: Tensor, first: int) -> Tensor:
+    """Return the view of ``taken``, which has a value for each byte from ``first`` on, that ``tensor`` is of memory."""
+    size = tensor.element_size()
+    strides = [size * stride for stride in tensor.stride()]
+    return taken.as_strided((*tensor.shape, size), (*strides, 1), size * tensor.storage_offset() - first)
 
 
 def _warn_of_eps(group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
@@ -930,13 +969,13 @@ def _stalled(optimizer: RuleOptimizer) -> list[str]:
     for group, copied in zip(optimizer.param_groups, moved.param_groups, strict=True):
         for param, new in zip(group["params"], copied["params"], strict=True):
             new.grad = param.grad
-    moved.step()
+    moved._update_buckets()  # no hooks
     lines = []
     for index, (group, after) in enumerate(zip(optimizer.param_groups, moved.param_groups, strict=True)):
         still, pushed = 0, 0
         for param, new in zip(group["params"], after["params"], strict=True):
             if param.dtype in (torch.bfloat16, torch.float16) and param.grad is not None:
-                push = param.grad != 0
+                push = param.grad.to_dense() != 0
                 pushed += int(push.sum())
                 still += int((push & (param == new)).sum())
         if pushed:

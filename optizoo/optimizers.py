@@ -84,6 +84,9 @@ class RegularizedOptimizer(RuleOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as every optimizer does, and keep the rate of an independent decay's full strength."""
+        mode = param_group.get("weight_decay_mode") if isinstance(param_group, dict) else None
+        if mode in ("coupled", "decoupled") and "decoupled_weight_decay" in inspect.signature(type(self)).parameters:
+            param_group = {"decoupled_weight_decay": mode == "decoupled", **param_group}  # not the constructor's
         super().add_param_group(param_group)
         self._keep_max_lr(self.param_groups[-1])
 
@@ -120,6 +123,13 @@ class RegularizedOptimizer(RuleOptimizer):
                 f"Invalid max_lr value: {group['max_lr']!r}; with weight_decay_mode='independent' it is the rate at "
                 "which the decay has its full strength, lr as the group was made: set it in the param group"
             )
+        if group["weight_decay_mode"] == "independent" and not isinstance(group["lr"], Tensor):
+            share = group["weight_decay"] * group["lr"] / group["max_lr"]
+            if share > 1:
+                raise ValueError(
+                    f"lr = {group['lr']!r} is so far above max_lr = {group['max_lr']!r} that the independent decay "
+                    f"would take {share:.3g} of a weight; set max_lr in the param group to the schedule's largest lr"
+                )
         return _around(self.regularized, rule)
 
 

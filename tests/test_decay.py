@@ -465,3 +465,27 @@ def test_the_accumulator_starts_at_its_value(dtype):
     optimizer.step()
     expected = torch.full_like(param, complex(0.5, 0.5) if dtype.is_complex else 0.5)
     assert torch.equal(optimizer.state[param]["square_avg"], expected)
+
+
+def test_a_rate_that_outgrows_an_independent_decay():
+    """A schedule that takes lr so far above ``max_lr`` that more than a weight would decay is refused, not followed."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = optizoo.SGD([weight], lr=1e-3, weight_decay=1e-2, weight_decay_mode="independent")
+    weight.grad = torch.zeros(1)
+    for _ in range(4):
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = 1.0
+    before = weight.detach().clone()
+    with pytest.raises(ValueError, match="set max_lr in the param group to the schedule's largest lr"):
+        optimizer.step()
+    assert torch.equal(weight, before)
+    optimizer.param_groups[0]["max_lr"] = 1.0
+    optimizer.step()
+
+
+def test_the_mode_of_a_group_is_its_own():
+    """A group's mode stands beside another mode of the constructor."""
+    first, second = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    groups = [{"params": [first], "weight_decay_mode": "coupled"}, {"params": [second]}]
+    optimizer = optizoo.Adam(groups, weight_decay_mode="decoupled", weight_decay=0.1)
+    assert [group["decoupled_weight_decay"] for group in optimizer.param_groups] == [False, True]

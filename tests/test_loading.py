@@ -237,3 +237,67 @@ def test_state_of_the_owner_comes_along():
     assert torch.equal(ours.state[ours.param_groups[0]["params"][0]]["mine"], torch.arange(3))
     feed(ours.param_groups[0]["params"], 0)
     ours.step()
+
+
+def test_names_that_stand_twice_decide_nothing():
+    """Where a name stands twice in a group, order decides, and no state is lost."""
+    first, second = Parameter(torch.zeros(2)), Parameter(torch.ones(2))
+    saved = optizoo.Adam([("w", first), ("w", second)])
+    run(saved, range(2))
+    loaded = optizoo.Adam([("w", Parameter(torch.zeros(2))), ("w", Parameter(torch.ones(2)))])
+    loaded.load_state_dict(saved.state_dict())
+    for param, other in zip(saved.param_groups[0]["params"], loaded.param_groups[0]["params"], strict=True):
+        assert torch.equal(saved.state[param]["exp_avg"], loaded.state[other]["exp_avg"])
+
+
+def test_a_module_that_is_called_module():
+    """Names are unwrapped only where they stay distinct: ``weight`` and ``module.weight`` are two parameters."""
+    names = ["weight", "module.weight"]
+    plain = optizoo.Adam([(name, Parameter(torch.ones(2))) for name in names])
+    wrapped = optizoo.Adam([(f"module.{name}", Parameter(torch.ones(2))) for name in names])
+    run(wrapped, range(1))
+    with pytest.raises(ValueError, match=r"group 0 of the optimizer has 'weight'"):
+        plain.load_state_dict(wrapped.state_dict())
+    assert not plain.state
+
+
+@pytest.mark.parametrize("lost", ["exp_avg", "step"])
+def test_a_damaged_state(lost):
+    """A state that lacks a part is refused, and the part is named."""
+    saved = optizoo.Adam(named())
+    run(saved, range(1))
+    checkpoint = saved.state_dict()
+    checkpoint["state"][0] = {key: value for key, value in checkpoint["state"][0].items() if key != lost}
+    with pytest.raises(ValueError, match=f"the state of parameter 'first' of group 0 lacks {lost}"):
+        optizoo.Adam(named()).load_state_dict(checkpoint)
+
+
+def test_what_belongs_to_an_option_is_kept_with_it():
+    """With ``lr`` stays the rate that schedules and an independent decay measure it by; with the mode its switch."""
+
+    def independent(lr: float) -> optizoo.SGD:
+        return optizoo.SGD([Parameter(torch.ones(2))], lr=lr, weight_decay=1e-2, weight_decay_mode="independent")
+
+    ours = independent(1.0)
+    ours.load_state_dict(independent(0.01).state_dict(), keep=("lr",))
+    assert ours.param_groups[0]["max_lr"] == 1.0
+    adam = optizoo.Adam([Parameter(torch.ones(2))], weight_decay=0.1, weight_decay_mode="decoupled")
+    coupled = optizoo.Adam([Parameter(torch.ones(2))], weight_decay=0.1)
+    adam.load_state_dict(coupled.state_dict(), keep=("weight_decay_mode",))
+    assert adam.param_groups[0]["decoupled_weight_decay"] is True
+    theirs = torch.optim.AdamW([Parameter(torch.ones(2))])
+    run(theirs, range(1))
+    adamw = optizoo.AdamW([Parameter(torch.ones(2))], weight_decay=1e-4, weight_decay_mode="independent")
+    adamw.load_state_dict(theirs.state_dict(), keep=("weight_decay_mode", "weight_decay"))
+    run(adamw, range(1, 3))
+
+
+def test_state_beside_the_parameters_is_copied():
+    """State under keys that are no parameter is loaded, and not shared with the checkpoint."""
+    saved = optizoo.Adam(named())
+    checkpoint = saved.state_dict()
+    checkpoint["state"]["global"] = {"x": torch.ones(2)}
+    loaded = optizoo.Adam(named())
+    loaded.load_state_dict(checkpoint)
+    assert torch.equal(loaded.state["global"]["x"], torch.ones(2))  # pyright: ignore[reportArgumentType]
+    assert loaded.state["global"]["x"] is not checkpoint["state"]["global"]["x"]  # pyright: ignore[reportArgumentType]

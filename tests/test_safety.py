@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import optizoo
 from optizoo.backends import finite, fused
@@ -151,6 +152,29 @@ def test_weights_that_do_not_move_are_counted():
     assert len(optizoo.explain(optizoo.SGD([wide]), stalled=True).splitlines()) == 1
 
 
+def test_a_flat_buffer_of_many_views_costs_no_mask():
+    """Views that lie one behind the other, as of a flat buffer, are told apart by their ends alone."""
+    flat = torch.zeros(1000, 1000)
+    optimizer = optizoo.SGD([{"params": [row]} for row in flat])
+    assert len(optimizer.param_groups) == 1000
+
+
+def test_explain_makes_no_step_that_others_see():
+    """``explain(stalled=True)`` runs no hooks, takes sparse gradients, and stops at no bad one."""
+    calls = []
+    hook = register_optimizer_step_pre_hook(lambda *_: calls.append(1))
+    try:
+        weight = Parameter(torch.ones(4, 2, dtype=torch.bfloat16))
+        weight.grad = torch.sparse_coo_tensor(
+            torch.tensor([[1]]), torch.tensor([[math.nan, 1e-9]]).bfloat16(), (4, 2), check_invariants=True
+        )
+        lines = optizoo.explain(optizoo.SGD([weight], lr=0.1, nonfinite="raise"), stalled=True).splitlines()
+    finally:
+        hook.remove()
+    assert lines[1].startswith("SGD, param group 0: 1 of 2 elements")
+    assert not calls
+
+
 # Gradients that are not finite ---------------------------------------------------------------------------------------
 
 BAD_VALUES = [math.nan, math.inf, -math.inf]
@@ -219,6 +243,38 @@ def test_groups_that_watch_and_groups_that_do_not():
     optimizer.step()
     assert torch.equal(first[1:], before[1:])
     assert optimizer.nonfinite_steps == 1
+
+
+def test_a_group_can_propagate_and_another_raise():
+    """Each group's bad gradients have the consequence that the group asks for, also where the option is set later."""
+    first, second, third = (Parameter(torch.ones(2)) for _ in range(3))
+    groups = [{"params": [first], "nonfinite": "propagate"}, {"params": [second]}, {"params": [third]}]
+    optimizer = optizoo.SGD(groups, lr=0.1, nonfinite="skip")
+    optimizer.param_groups[2]["nonfinite"] = "raise"
+    bad, good = torch.tensor([math.nan, 1.0]), torch.ones(2)
+    first.grad, second.grad, third.grad = bad, good, good
+    optimizer.step()
+    assert first.isnan().sum() == 1
+    second.grad = bad
+    optimizer.step()
+    assert optimizer.nonfinite_steps == 1
+    third.grad = bad
+    with pytest.raises(FloatingPointError, match="parameter 0 of group 2"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "raise"])
+def test_a_scalers_overflow_is_the_scalers(nonfinite):
+    """Where a GradScaler leaves the gradients to a fused step, it alone decides on an overflow."""
+    weight = Parameter(torch.ones(2))
+    optimizer = optizoo.Adam([weight], fused=True, nonfinite=nonfinite)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaler.scale((weight * 1e38).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(weight, torch.ones(2))
+    assert optimizer.nonfinite_steps == 0
+    assert scaler.get_scale() == 2.0**15
 
 
 def test_the_option_travels_with_checkpoints():

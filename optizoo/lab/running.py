@@ -5,7 +5,7 @@ An option ``data: str = DATA`` lets an experiment run on ``"cifar10"``, or on ``
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -146,6 +146,15 @@ def minibatches(split: Images, batch_size: int, *, seed: int) -> Iterator[tuple[
             rows = order[start : start + batch_size]
             yield split.x.index_select(0, rows), split.y.index_select(0, rows)
         epoch += 1
+
+
+def rounded(values: Iterable[float], digits: int = 5) -> list[float]:
+    """Return numbers as a curve needs them: a record of all their digits would be three times as long.
+
+    >>> rounded([1 / 3, 0.0, 1e-20 / 3])
+    [0.33333, 0.0, 3.3333e-21]
+    """
+    return [float(f"{value:.{digits}g}") for value in values]
 
 
 def descend(optimizer: Optimizer, loss: Callable[[], Tensor], steps: int) -> Iterator[float]:

@@ -129,3 +129,27 @@ def test_a_state_that_was_written_into_is_kept():
         state["step"].fill_(7)
     run(optimizer, range(1))
     assert {int(state["step"]) for state in optimizer.state.values()} == {8}
+
+
+def test_a_state_that_was_put_there_is_kept():
+    """States that replace the prepared ones are not taken for untouched."""
+    _, optimizer = made("adam", {})
+    optimizer.param_groups[0]["lr"] = 0.0
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    for param in optimizer.param_groups[0]["params"]:
+        moments = {key: torch.ones_like(param) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[param] = {"step": torch.tensor(7.0), **moments}
+    run(optimizer, range(1))
+    assert {int(state["step"]) for state in optimizer.state.values()} == {8}
+
+
+def test_sparse_gradients_at_lr_zero():
+    """A warm-up from 0 begins with sparse gradients too."""
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    optimizer = optizoo.SGD(table.parameters(), lr=0.0)
+    table(torch.tensor([1])).sum().backward()
+    before = table.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(table.weight, before)

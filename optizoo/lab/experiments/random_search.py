@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from optizoo.lab import plots
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
 from optizoo.lab.plots import Bar, Line, Mark
-from optizoo.lab.running import DATA, dataset
+from optizoo.lab.running import DATA, dataset, rounded
 
 NEEDS_DATA = True
 LECTURE = {"random": 0.155, "local": 0.214}
@@ -88,7 +88,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         found = (test @ weight - means[variant[0]] @ weight).argmax(1)
         accuracy = (found == data.test.labels).double().mean().item()
         return {"search": search, "pixels": variant[0], "loss": variant[1], "repeat": repeat,
-                "lowest": [*accumulate(tried, min)], "accuracy": accuracy, "images": len(x),
+                "lowest": rounded(accumulate(tried, min)), "accuracy": accuracy, "images": len(x),
                 "train": len(data.train.labels), "classes": classes}  # fmt: skip
 
     for repeat in track(range(options.repeats), "random search"):

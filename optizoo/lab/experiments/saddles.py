@@ -26,6 +26,7 @@ import optizoo
 from optizoo.lab import plots
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
 from optizoo.lab.plots import Line
+from optizoo.lab.running import rounded
 
 NEEDS_DATA = False
 OPTIMIZERS = {"sgd": 0.05, "momentum": 0.05, "nesterov": 0.05, "rmsprop": 0.01, "adam": 0.01}  # with learning rates
@@ -88,8 +89,9 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         step = next((t for t, (_, _, height) in enumerate(path) if height < surface.escaped), None)
         yield {
             "kind": "run", "surface": name, "noise": noise, "optimizer": optimizer, "escaped": step,
-            "level": surface.escaped, "heights": [height for _, _, height in path], "end": path[-1][:2],
-            "x": [x for x, _, _ in path], "y": [y for _, y, _ in path], "start": surface.start,
+            "level": surface.escaped, "heights": rounded(height for _, _, height in path), "end": path[-1][:2],
+            "start": surface.start,
+            **({"x": rounded(x for x, _, _ in path), "y": rounded(y for _, y, _ in path)} if name == "saddle" else {}),
         }  # fmt: skip
     for offset in track(options.offsets, "beside the line"):
         path = run("sgd", SURFACES["saddle"], (0.0, offset), options.steps, 0.0, options.seed)

@@ -25,7 +25,7 @@ from optizoo.lab.config import ScheduleConfig
 from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
 from optizoo.lab.plots import Bar, Line
-from optizoo.lab.running import DATA, fit, images, measure
+from optizoo.lab.running import DATA, fit, images, measure, rounded
 
 NEEDS_DATA = True
 WARMUPS = ("no warm-up", "warm-up")
@@ -67,7 +67,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         yield {
             "schedule": name.replace("inverse_sqrt", "inverse square root"), "warmup": warmup, "seed": seed,
             "rates": [options.lr * schedule(step) for step in range(steps)],
-            "losses": losses + [None] * (steps - len(losses)), "early": max(losses[: options.warmup_steps]),
+            "losses": rounded(losses) + [None] * (steps - len(losses)), "early": max(losses[: options.warmup_steps]),
             "early_steps": options.warmup_steps, "optimizer": options.optimizer, "lr": options.lr,
             "test": measure(model, test)[1] if len(losses) == steps else None,
         }  # fmt: skip
