@@ -58,8 +58,8 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, GREY = COLOURS
 OPTIMIZER_STYLES = {
     "sgd": Style(BLUE, "o"),
     "momentum": Style(SKY, "s"),
-    "nesterov": Style(SKY, "^", "--"),
-    "lion": Style(PINK, "v"),
+    "nesterov": Style(PINK, "^"),
+    "lion": Style(PINK, "v", ":"),
     "rprop": Style(PINK, "P", "--"),
     "adagrad": Style(GREEN, "D", "--"),
     "adadelta": Style(GREEN, "v", ":"),
