@@ -380,8 +380,11 @@ class RuleOptimizer(Optimizer):
             if self._prepares():
                 return loss
             self._started = True
-        if any("nonfinite" in group for group in self.param_groups) and not self._finite():
-            return loss
+        for group in self.param_groups:
+            if "nonfinite" in group:
+                if not self._finite():
+                    return loss
+                break
         if torch.compiler.is_compiling():
             if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
                 raise RuntimeError("a compiled step does not unscale gradients, as fused=True promises; use fused=None")
