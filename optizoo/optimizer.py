@@ -544,8 +544,9 @@ class RuleOptimizer(Optimizer):
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
             numbers = self._products(store, group, step, counter)
             for name in zeros:
-                # A store that was prepared at lr 0 has no start that depends on it.
-                if store.get(name) is None or (name in self.initial_values and not on_device and step == 1):
+                # What starts at lr was prepared at lr 0.
+                prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1
+                if store.get(name) is None or prepared:
                     store[name] = self._initial(name, group, param)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]

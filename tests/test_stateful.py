@@ -111,6 +111,7 @@ class SideBySide(RuleBasedStateMachine):
     def add_group(self, seed, factor):
         """Add a group with a rate of its own."""
         self.added += 1
+        factor = factor or float(not self.stepped)  # as in `schedule`
         params = [(f"{self.added}.{name}", param) for name, param in made(seed, self.pairs()[0][0].dtype)]
         for optimizer, own in zip(self.both(), (copy.deepcopy(params), params), strict=True):
             optimizer.add_param_group({"params": self.given(own), "lr": 0.01 * factor})
