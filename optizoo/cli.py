@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib.util
 import json
+import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
@@ -80,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stop.code == 128 + signal.SIGTERM:
             print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
         raise
+    except BrokenPipeError:  # whoever read the output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if options.debug or not _is_users(error):
             raise

@@ -72,6 +72,18 @@ def test_list_names_every_optimizer(capsys: pytest.CaptureFixture[str]):
     assert all(line.endswith(".") and ":" not in line and "`" not in line for line in lines)
 
 
+def test_a_reader_who_has_read_enough():
+    """Where the output goes to a pipe whose reader is gone, the command ends without a word, as others do."""
+    code = (
+        "import sys; from optizoo import cli; sys.stdout.reconfigure(line_buffering=True); sys.exit(cli.main(['list']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (141, "")
+
+
 def test_version_names_torch_too(capsys: pytest.CaptureFixture[str]):
     """``optizoo --version`` prints both versions that a report of a fault needs."""
     with pytest.raises(SystemExit) as caught:
