@@ -430,7 +430,7 @@ class RuleOptimizer(Optimizer):
             (value, value._version)
             for store in self.state.values()
             for value in store.values()
-            if torch.is_tensor(value)
+            if isinstance(value, Tensor)
         ]
         return True
 
@@ -766,10 +766,10 @@ class RuleOptimizer(Optimizer):
             state_dict = state_dict if changed is None else changed
         saved_groups = state_dict["param_groups"]
         owners = loading.matched(saved_groups, self.param_groups)
+        needed = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
         groups = []
         for index, (saved, group) in enumerate(zip(map(deepcopy, saved_groups), self.param_groups, strict=True)):
             where = f"{type(self).__name__}, loaded param group {index}"
-            needed = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
             loading.check_same_class(saved, known | group.keys() | FOREIGN_GROUP_KEYS, needed, owner=where)
             own = {name: group[name] for name in {"params", "param_names", *kept} & group.keys()}
             groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
