@@ -3,11 +3,11 @@
 from optizoo import rules as rules
 from optizoo import schedulers as schedulers
 from optizoo import schedules as schedules
+from optizoo.core.explain import explain as explain
+from optizoo.core.optimizer import RuleOptimizer as RuleOptimizer
 from optizoo.custom import from_rule as from_rule
 from optizoo.groups import check_bound as check_bound
 from optizoo.groups import param_groups as param_groups
-from optizoo.optimizer import RuleOptimizer as RuleOptimizer
-from optizoo.optimizer import explain as explain
 from optizoo.optimizers import SGD as SGD
 from optizoo.optimizers import Adadelta as Adadelta
 from optizoo.optimizers import Adagrad as Adagrad

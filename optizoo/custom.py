@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optizoo.backends.trace import LOOP_REMEDY, TraceError, trace
-from optizoo.optimizer import Rule, RuleOptimizer, schema
-from optizoo.validation import Check, did_you_mean, flag, number
+from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.rule import Rule, schema
+from optizoo.core.validation import Check, did_you_mean, flag, number
 
 # Options of every optimizer, with their defaults.
 _COMMON: dict[str, Any] = {

@@ -2,34 +2,20 @@
 
 import inspect
 from collections.abc import Collection, Mapping
-from functools import lru_cache, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from optizoo import rules
-from optizoo.optimizer import Rule, RuleOptimizer
-from optizoo.validation import Check, choice, did_you_mean, flag, number, optional, pair
+from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.rule import Rule, around
+from optizoo.core.validation import Check, choice, did_you_mean, flag, number, optional, pair
 
 _below_one = number(below=1.0)
 _fraction = number(maximum=1.0)
 _mode = choice("coupled", "decoupled", "independent")
 _decay = {"weight_decay": number(), "weight_decay_mode": _mode, "l1": number(), "max_lr": optional(number())}
-
-
-@lru_cache
-def _around(outer: Rule, rule: Rule) -> Rule:
-    """Return the rule ``outer(rule, ...)``, with the states of ``rule`` and the options of both."""
-
-    @wraps(rule)
-    def update(*args: Any, **options: Any) -> tuple:
-        return outer(rule, *args, **options)
-
-    added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    parameters = {**inspect.signature(rule).parameters, **{p.name: p for p in added}}
-    update.__signature__ = inspect.Signature(list(parameters.values()))  # pyright: ignore[reportAttributeAccessIssue]
-    return update
 
 
 class RegularizedOptimizer(RuleOptimizer):
@@ -130,7 +116,7 @@ class RegularizedOptimizer(RuleOptimizer):
                     f"lr = {group['lr']!r} is so far above max_lr = {group['max_lr']!r} that the independent decay "
                     f"would take {share:.3g} of a weight; set max_lr in the param group to the schedule's largest lr"
                 )
-        return _around(self.regularized, rule)
+        return around(self.regularized, rule)
 
 
 class SGD(RegularizedOptimizer):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import Parameter
 
 import optizoo
-from optizoo.optimizer import schema as read_schema
+from optizoo.core.rule import schema as read_schema
 from optizoo.optimizers import optimizer_class
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
 from optizoo.testing.verify import DTYPES, STEPS, verify

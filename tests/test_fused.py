@@ -22,7 +22,7 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.backends import build, emit_c, fused, loop
 from optizoo.backends.trace import WORDS, Operation, Program
-from optizoo.optimizer import RuleOptimizer
+from optizoo.core.optimizer import RuleOptimizer
 from optizoo.optimizers import optimizer_class
 from optizoo.testing import Run, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
@@ -788,7 +788,7 @@ def test_without_plans_every_step_is_the_long_way(monkeypatch):
         tried.append(1)
         raise ValueError("torch has no DLPack exchange API")
 
-    monkeypatch.setattr("optizoo.optimizer.Plan", refuse)
+    monkeypatch.setattr("optizoo.core.optimizer.Plan", refuse)
     ends = []
     for _ in range(2):
         params = parameters()

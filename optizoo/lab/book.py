@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tqdm import tqdm
 
+from optizoo.core.validation import did_you_mean
 from optizoo.lab import pictures, running
 from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, load
 from optizoo.lab.folder import locked
@@ -24,7 +25,6 @@ from optizoo.lab.page import Page, Row, T, Track, cell, silent
 from optizoo.lab.records import Record, Recorder, environment
 from optizoo.lab.sources import DataError
 from optizoo.lab.templates import equation, inlined, render
-from optizoo.validation import did_you_mean
 
 __all__ = [
     "add_flags",

@@ -21,7 +21,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from optizoo import rules
-from optizoo.optimizer import RuleOptimizer
+from optizoo.core.optimizer import RuleOptimizer
 from optizoo.optimizers import optimizer_class
 from optizoo.testing import textbook
 from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules

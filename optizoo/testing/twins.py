@@ -8,7 +8,8 @@ import torch
 from torch.optim import Optimizer
 
 from optizoo import rules
-from optizoo.optimizer import Rule, RuleOptimizer
+from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.rule import Rule
 from optizoo.optimizers import optimizer_class
 
 _TWINS: dict[str, type[Optimizer]] = {

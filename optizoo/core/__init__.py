@@ -1,0 +1,1 @@
+"""What an optimizer is: rules, options, states, checkpoints and steps."""

@@ -1,0 +1,148 @@
+"""Checkpoints: in torch's form, checked before anything changes, sharing no tensor."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optizoo.core import loading
+from optizoo.core.state import StatefulOptimizer, counts_on_device, share_equal, step_dtype
+from optizoo.core.validation import FOREIGN_GROUP_KEYS, did_you_mean
+
+# What belongs to an option: kept together where a checkpoint is loaded.
+_KEPT_WITH = {
+    "lr": ("initial_lr", "max_lr", "min_lr"),
+    "weight_decay_mode": ("decoupled_weight_decay", "max_lr"),
+    "decoupled_weight_decay": ("weight_decay_mode",),
+}
+
+# How a step is executed, not what it computes: a checkpoint does not change these.
+EXECUTION_OPTIONS = ("foreach", "fused")
+
+
+class CheckpointedOptimizer(StatefulOptimizer):
+    """A :class:`StatefulOptimizer` that saves and loads."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a checkpoint in torch's form. Counters that parameters share on a device are separate in it."""
+        saved = super().state_dict()
+        seen = set()
+        for key, store in saved.get("state", {}).items():  # hooks may have changed the layout
+            counters = {name: store[name] for name in ("step", *self.products) if name in store}
+            if isinstance(step := counters.get("step"), Tensor) and id(step) in seen:
+                saved["state"][key] = {**store, **{name: value.clone() for name, value in counters.items()}}
+            seen.add(id(step))
+        return saved
+
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    def load_state_dict(self, state_dict: dict[str, Any], *, keep: Collection[str] = ()) -> None:
+        """Load a checkpoint of this class or of its torch namesake; see :meth:`__setstate__` for what is kept.
+
+        Where groups have names (``model.named_parameters()``) in the checkpoint and here, states find their parameters
+        by name, in whatever order they were saved; else by position. States keep their type, and no tensor is shared
+        with the checkpoint. All is checked first: where this raises, nothing has changed.
+
+        Args:
+            state_dict: The checkpoint.
+            keep: Options that stay as they are here, such as ``("lr", "weight_decay")``. With ``"lr"`` stays what
+                schedulers keep beside it: ``initial_lr``, ``max_lr``, ``min_lr``.
+
+        Raises:
+            TypeError: An option in the checkpoint has the wrong type.
+            ValueError: The checkpoint is of another class or model; an option is out of range or unknown; or ``keep``
+                names none. The message names the parameter or the option.
+        """
+        known = {*self._common_checks, *self.checks}
+        for name in keep:
+            if name not in known:
+                raise ValueError(f"keep = {name!r} is no option of {type(self).__name__}; {did_you_mean(name, known)}")
+        kept = {name for option in keep for name in (option, *_KEPT_WITH.get(option, ()))}
+        state_dict = {**state_dict}
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        saved_groups = state_dict["param_groups"]
+        owners = loading.matched(saved_groups, self.param_groups)
+        needed = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
+        groups = []
+        for index, (saved, group) in enumerate(zip(map(deepcopy, saved_groups), self.param_groups, strict=True)):
+            where = f"{type(self).__name__}, loaded param group {index}"
+            loading.check_same_class(saved, known | group.keys() | FOREIGN_GROUP_KEYS, needed, owner=where)
+            own = {name: group[name] for name in {"params", "param_names", *kept} & group.keys()}
+            groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, store in state_dict["state"].items():
+            if key in owners:
+                state[owners[key]] = store  # copied where it is checked
+            else:
+                state[key] = deepcopy(store)
+        self.__setstate__({"state": state, "param_groups": groups})
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
+
+        Groups are checked before anything changes. Options that an older checkpoint or torch's does not have get the
+        constructor's values, or the neutral ones where torch lacks them; ``foreach`` and ``fused`` stay as they are in
+        this optimizer; tensors are never shared with the checkpoint.
+
+        Raises:
+            TypeError: An option in the checkpoint has the wrong type.
+            ValueError: An option in the checkpoint is out of range or unknown.
+        """
+        is_load = "param_groups" in self.__dict__
+        defaults = self.defaults if is_load else state["defaults"]
+        groups = []
+        for index, saved in enumerate(state["param_groups"]):
+            # A group that comes with its optimizer may have keys of its owner, and so may one that is loaded again.
+            present = self.param_groups[index] if is_load else saved
+            execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
+            where = f"{type(self).__name__}, loaded param group {index}"
+            missing = {
+                name: value for name, value in defaults.items() if name in saved or name not in self.neutral_options()
+            }
+            groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present))
+        if is_load:
+            named = loading.labels(groups)
+            for group in groups:
+                for param in group["params"]:
+                    store = state["state"].get(param)
+                    if store is not None:
+                        self._check_store(store, param, group, named[param])
+                        state["state"][param] = self._adopted(store, param, group)
+                on_device = [
+                    param for param in group["params"] if param in state["state"] and counts_on_device(group, param)
+                ]
+                share_equal([state["state"][param] for param in on_device], ("step", *self.products))
+        super().__setstate__({**state, "param_groups": groups})
+        self._plan = self._last = self._refused = None
+        self._prepared = ()
+        self._device_memory = {}
+
+    def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
+        group = self.complete(own)
+        rule = self.select_rule(group)
+        states, zeros, _ = self._sorted_states(rule, group)
+        # States that an option switches on may be new here; they start now.
+        needed = [name for name in zeros if name not in self.state_switches]
+        if needed and self.counts_steps:
+            needed.append("step")
+        loading.check_state(store, param, states, needed, label=label, owner=type(self).__name__)
+
+    def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of a loaded store on the device of ``param``; counters where this group wants them."""
+        adopted = {
+            name: value.to(param.device, copy=True) if isinstance(value, Tensor) else deepcopy(value)
+            for name, value in store.items()
+        }
+        device = param.device if counts_on_device(group, param) else "cpu"
+        for name in {"step", *self.products} & adopted.keys():
+            value = store[name]
+            # torch may have cast all but the step to the type of the parameter.
+            dtype = value.dtype if name == "step" and isinstance(value, Tensor) else step_dtype()
+            adopted[name] = torch.tensor(float(value), dtype=dtype, device=device)
+        return adopted

@@ -1,0 +1,67 @@
+"""What an optimizer will do and why, in words."""
+
+from copy import deepcopy
+
+import torch
+
+from optizoo.backends import choose
+from optizoo.core.optimizer import RuleOptimizer
+
+
+def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
+    """Say which backend serves which parameters of ``optimizer``, and why, in one line for each kind.
+
+    Parameters without a gradient are judged as if they had a dense one.
+
+    Args:
+        optimizer: The optimizer.
+        stalled: Also count the elements of 16-bit parameters that the next step would leave as they are though their
+            gradient is not zero: an update of less than half a unit in the last place is rounded away. The step is
+            made on a copy, with the gradients that are there now.
+
+    >>> import torch, optizoo
+    >>> print(explain(optizoo.Adam(torch.nn.Linear(2, 2).parameters(), foreach=False)))
+    Adam, param group 0: loop for 2 tensors (cpu, float32): foreach=False asks for it
+    """
+    if not isinstance(optimizer, RuleOptimizer):
+        raise TypeError(f"explain takes an optimizer of optizoo, not {type(optimizer).__name__}")
+    lines = []
+    for index, group in enumerate(optimizer.param_groups):
+        counts: dict[tuple, int] = {}
+        for param in group["params"]:
+            grad = param.grad if param.grad is not None else param.detach()
+            key = (
+                *choose(optimizer.complete(group), param, grad, optimizer._columns(param)),
+                param.device,
+                str(param.dtype).removeprefix("torch."),
+            )
+            counts[key] = counts.get(key, 0) + 1
+        for (backend, reason, device, dtype), count in counts.items():
+            tensors = "1 tensor" if count == 1 else f"{count} tensors"
+            kind = type(optimizer).__name__
+            lines.append(f"{kind}, param group {index}: {backend} for {tensors} ({device}, {dtype}): {reason}")
+    return "\n".join([*lines, *(_stalled(optimizer) if stalled else ())])
+
+
+def _stalled(optimizer: RuleOptimizer) -> list[str]:
+    """Return a line for every param group with 16-bit parameters: how many of their elements do not move."""
+    moved = deepcopy(optimizer)
+    for group, copied in zip(optimizer.param_groups, moved.param_groups, strict=True):
+        for param, new in zip(group["params"], copied["params"], strict=True):
+            new.grad = param.grad
+    moved._update_buckets()  # no hooks
+    lines = []
+    for index, (group, after) in enumerate(zip(optimizer.param_groups, moved.param_groups, strict=True)):
+        still, pushed = 0, 0
+        for param, new in zip(group["params"], after["params"], strict=True):
+            if param.dtype in (torch.bfloat16, torch.float16) and param.grad is not None:
+                push = param.grad.to_dense() != 0
+                pushed += int(push.sum())
+                still += int((push & (param == new)).sum())
+        if pushed:
+            lines.append(
+                f"{type(optimizer).__name__}, param group {index}: {still} of {pushed} elements in 16 bits that have a "
+                "gradient do not move"
+                + ("; keep the parameters in float32 (torch.autocast), or raise lr" if still else "")
+            )
+    return lines

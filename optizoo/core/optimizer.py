@@ -1,0 +1,282 @@
+"""The optimizer that runs a rule: steps, closures, the choice of a backend, and steps that repeat."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from optizoo.backends import choose
+from optizoo.backends.build import BuildError
+from optizoo.backends.finite import nonfinite
+from optizoo.backends.plan import Plan
+from optizoo.core import loading
+from optizoo.core.bucket import Bucket
+from optizoo.core.compiled import CompiledOptimizer
+from optizoo.core.state import counts_on_device
+
+
+class RuleOptimizer(CompiledOptimizer):
+    """A ``torch.optim.Optimizer`` whose update is a rule of :mod:`optizoo.rules`.
+
+    A subclass says which rule serves a group (:meth:`select_rule`) and which checks its options pass (``checks``); its
+    ``__init__`` is signature and defaults.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range or unknown, or a parameter stands twice in one group.
+        RuntimeError: ``fused=True`` cannot be honoured.
+    """
+
+    nonfinite_steps: int = 0
+    """Steps that were not made because a gradient was not finite (``nonfinite="skip"`` or ``"raise"``), since this
+    object was made; checkpoints and copies do not hold it."""
+
+    _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
+    _last: Any = None  # what the last step did, to know one that comes again
+    _refused: Any = None  # what cannot be planned
+    _started: bool = False  # whether a step was made
+    _prepared: Sequence[tuple[Tensor, int]] = ()  # states that no step has touched, and their versions
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient.
+
+        A first step at lr 0 whose gradients are all exactly zero makes the states and counts nothing: what
+        ``torch.distributed.checkpoint`` does to an optimizer before its first step leaves no trace.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            What the closure returned, or ``None``.
+
+        Raises:
+            RuntimeError: A gradient is sparse and the rule has no meaning for it. Nothing was updated.
+            FloatingPointError: A gradient is not finite, and ``nonfinite="raise"``. Nothing was updated.
+        """
+        # torch wraps the step of every class to run hooks and to tell the profiler, which costs 6 us; see `hooked`.
+        if torch.compiler.is_compiling():
+            observed = bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+        else:
+            observed = type(self).step is RuleOptimizer.step and self._is_observed()
+        if observed:
+            return self._observed_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # torch leaves such a step alone
+
+    def _is_observed(self) -> bool:
+        """Return whether a hook or a profiler must know of the step."""
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+            or type(self)._optimizer_step_code is not _STEP_CODE
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._started:
+            if self._prepares():
+                return loss
+            self._started = True
+        for group in self.param_groups:
+            if "nonfinite" in group:
+                if not self._finite():
+                    return loss
+                break
+        if torch.compiler.is_compiling():
+            if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
+                raise RuntimeError("a compiled step does not unscale gradients, as fused=True promises; use fused=None")
+            self._compiled_update()
+        elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
+            self._scaled_update()
+        elif self._plan is None or not self._plan.run(self.param_groups, self.state):
+            self._plan = None
+            self._plan_for(self._update_buckets())
+        return loss
+
+    _observed_step = Optimizer.profile_hook_step(_step)
+
+    def _prepares(self) -> bool:
+        """Make the states and return ``True``, where a first step at lr 0 has nothing but gradients of exact zeros.
+
+        What earlier such steps have made, and nobody has written into since, is taken back: the first step that counts
+        finds an optimizer without state.
+        """
+        if self._prepared:
+            found = [value for store in self.state.values() for value in store.values() if isinstance(value, Tensor)]
+            if len(found) == len(self._prepared) and all(
+                value is tensor and value._version == version
+                for value, (tensor, version) in zip(found, self._prepared, strict=True)
+            ):
+                self.state.clear()
+            self._prepared = ()
+        if self.state or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return False
+        groups = [group for group in self.param_groups if any(param.grad is not None for param in group["params"])]
+        params = [param for group in groups for param in group["params"] if param.grad is not None]
+        if not groups or (any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing()):
+            return False
+        if any(group["lr"] != 0 for group in groups) or any(param.grad.layout is not torch.strided for param in params):
+            return False
+        if any(bool((param.grad != 0).any()) for param in params):
+            return False
+        for bucket in self._buckets():
+            for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
+                for param, store in zip(bucket.params, bucket.stores, strict=True):
+                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        self._prepared = [
+            (value, value._version)
+            for store in self.state.values()
+            for value in store.values()
+            if isinstance(value, Tensor)
+        ]
+        return True
+
+    def _finite(self) -> bool:
+        """Return whether the step can be made: no gradient of a group with ``nonfinite`` is NaN or infinite.
+
+        Raises:
+            FloatingPointError: One is, in a group with ``nonfinite="raise"``.
+        """
+        if "found_inf" in self.__dict__:  # torch.amp.GradScaler has looked, and the update obeys
+            return True
+        watched = [group for group in self.param_groups if group.get("nonfinite", "propagate") != "propagate"]
+        pairs = [(group, param) for group in watched for param in group["params"] if param.grad is not None]
+        bad = [pairs[index] for index in nonfinite([param.grad for _, param in pairs])]
+        if not bad:
+            return True
+        self.nonfinite_steps += 1
+        if refused := [param for group, param in bad if group["nonfinite"] == "raise"]:
+            label = loading.labels(self.param_groups)[refused[0]]
+            more = f" and those of {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise FloatingPointError(
+                f"the gradient of {label}{more} is not finite, and nothing was updated (nonfinite='raise'); lower the "
+                "learning rate, clip gradients, or look for the operation with torch.autograd.set_detect_anomaly(True)"
+            )
+        return False
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether :meth:`step` takes the gradients still scaled: only where every kernel is fused for certain.
+
+        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``.
+        """
+        return bool(self.param_groups) and all(self.complete(group)["fused"] for group in self.param_groups)
+
+    def _scaled_update(self) -> None:
+        """Divide the gradients by ``grad_scale`` on the way; after an overflow move nothing and count nothing."""
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        scaling = {} if grad_scale is None else {"grad_scale": grad_scale}
+        if found_inf is not None:
+            if self._reads_found_inf():
+                scaling["found_inf"] = found_inf
+            elif found_inf.item():
+                return
+        self._update_buckets(**scaling)
+
+    def _reads_found_inf(self) -> bool:
+        """Return whether the kernels can read ``found_inf``: on a GPU, once all states have been made.
+
+        A state that the rule makes at the first update must not come to be in a step that overflows.
+        """
+        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        return all(param.is_cuda and self.state.get(param) for param in params)
+
+    def _update_buckets(self, **scaling: Any) -> list[Bucket]:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            buckets = self._buckets()
+            for bucket in buckets:
+                if bucket.backend == "fused" and bucket.params[0].is_cuda:
+                    key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
+                    bucket.update(**scaling, memory=self._device_memory.setdefault(key, {}))
+                else:
+                    bucket.update(**scaling)
+        return buckets
+
+    def _plan_for(self, buckets: list[Bucket]) -> None:
+        """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
+        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
+        able = all(
+            bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+            for bucket in buckets
+        )
+        if able and done == self._last and done != self._refused:
+            extras = self.neutral_options()
+            options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
+            defaults = tuple(map(extras.get, options))
+            try:
+                tasks = [bucket.task(options, defaults) for bucket in buckets]
+                self._plan = Plan(self.param_groups, self.state, tasks)
+            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
+                self._refused = done
+        self._last = done
+
+    def _buckets(self) -> list[Bucket]:
+        """Sort the parameters with gradients into buckets, and make the states that they lack."""
+        work = []
+        for group in self.param_groups:
+            pairs = [(param, param.grad) for param in group["params"]]
+            work.append((group, [pair for pair in pairs if pair[1] is not None]))
+        if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
+
+    def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
+        group = self.complete(own)
+        rule = self.rule_for(group)
+        states, zeros, made_by_rule = self._sorted_states(rule, group)
+        pairs = list(pairs)
+        if self.counts_steps:
+            self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
+        buckets: dict[tuple, Bucket] = {}
+        for param, grad in pairs:
+            on_device = counts_on_device(group, param)
+            if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "a step that a CUDA graph captures would repeat today's step and lr for ever; set capturable=True"
+                )
+            # Like torch's, a rule without state leaves no entry.
+            store = self.state[param] if states or self.counts_steps else {}
+            counter = self._counter(store, param, on_device) if self.counts_steps else None
+            # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
+            step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
+            numbers = self._products(store, group, step, counter)
+            for name in zeros:
+                # What starts at lr was prepared at lr 0.
+                prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1
+                if store.get(name) is None or prepared:
+                    store[name] = self._initial(name, group, param)
+            present = tuple(store.get(name) is not None for name in made_by_rule)
+            existing = [store[name] for name in states if store.get(name) is not None]
+            backend = choose(group, param, grad, existing).name
+            key = (
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, backend),
+                *((id(counter),) if on_device else (step, *(new.item() for _, new in numbers.values()))),
+            )
+            bucket = buckets.get(key)
+            if bucket is None:
+                exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
+                options = self._rule_options(rule, group, step, backend)
+                options |= {
+                    name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
+                }
+                bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
+            bucket.params.append(param)
+            bucket.grads.append(grad)
+            bucket.stores.append(store)
+            if counter is not None:
+                bucket.counters.append(counter)
+            bucket.products += numbers.values()
+        return buckets.values()
+
+
+_STEP_CODE = Optimizer._optimizer_step_code  # a profiler puts its own in its place

@@ -1,0 +1,137 @@
+"""The state of a parameter: named tensors, its counter, and the numbers kept beside ``step``."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optizoo.core.groups import GroupedOptimizer
+from optizoo.core.rule import Rule, schema, sorted_states
+
+
+class StatefulOptimizer(GroupedOptimizer):
+    """A :class:`GroupedOptimizer` that makes the states of its parameters by name, where they are missing."""
+
+    def _sorted_states(
+        self, rule: Rule, group: Mapping[str, Any]
+    ) -> tuple[dict[str, bool], tuple[str, ...], tuple[str, ...]]:
+        """Return :func:`optizoo.core.rule.sorted_states` of a rule under the options of a completed group."""
+        switches = self.state_switches
+        off = tuple(name for name, switch in switches.items() if not group[switch])
+        return sorted_states(rule, tuple(name for name in switches if name not in off), off)
+
+    def _products(
+        self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the numbers of :attr:`products`, before this update and after it; made here if they are missing."""
+        numbers = {}
+        for name, factor in self.products.items():
+            assert counter is not None
+            if name not in store:
+                store[name] = torch.ones_like(counter)
+            options = {option: group[option] for option in schema(factor).options}
+            # Autograd may save the number, which is written in place.
+            before = store[name].clone() if group["differentiable"] else store[name]
+            numbers[name] = store[name], before * factor(step, **options)
+        return numbers
+
+    def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
+        """Return a state as it is before the first update."""
+        if name not in self.initial_values:
+            return torch.zeros_like(param, memory_format=torch.preserve_format)
+        value = float(group[self.initial_values[name]])
+        start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
+        return torch.full_like(param, start, memory_format=torch.preserve_format)
+
+    def _share_counters(self, group: Mapping[str, Any], params: Sequence[Tensor]) -> None:
+        """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
+
+        On a device the counter cannot be read to see who steps together: those with the same tensor do.
+        """
+        if not params:
+            return
+        users: dict[int, int] = {}
+        for param in group["params"]:
+            counter = self.state.get(param, {}).get("step")
+            users[id(counter)] = users.get(id(counter), 0) + 1
+        stepping: dict[tuple, list[dict[str, Any]]] = {}
+        for param in params:
+            store = self.state[param]
+            stepping.setdefault((param.device, id(store.get("step"))), []).append(store)
+        for (device, counter), stores in stepping.items():
+            step = stores[0].get("step")
+            if step is None:
+                step = torch.zeros((), dtype=step_dtype(), device=device)
+            elif len(stores) == users[counter]:
+                continue
+            else:
+                step = step.clone()
+            numbers = {name: stores[0][name].clone() for name in self.products if name in stores[0]}
+            for store in stores:
+                store["step"] = step
+                store |= numbers
+
+    def _columns(self, param: Tensor) -> list[Tensor]:
+        """Return the states of a parameter that have its shape."""
+        store = self.state.get(param, {})
+        counters = ("step", *self.products)
+        return [value for name, value in store.items() if isinstance(value, Tensor) and name not in counters]
+
+    @staticmethod
+    def _counter(store: dict[str, Any], param: Tensor, on_device: bool) -> Tensor:
+        """Return ``step`` of the state, the number of updates made; made here if it is missing."""
+        if "step" not in store:
+            store["step"] = torch.zeros((), dtype=step_dtype(), device=param.device if on_device else "cpu")
+        return store["step"]
+
+    def _rule_options(
+        self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
+    ) -> dict[str, Any]:
+        options = {name: scalar(group[name]) for name in schema(rule).options if name not in self.products}
+        options["maximize"] = group["maximize"]
+        if schema(rule).names_step:
+            options["step"] = step
+        if backend == "loop":
+            options["differentiable"] = group["differentiable"]
+            options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
+        return options
+
+
+def step_dtype() -> torch.dtype:
+    """Return the type of ``step``: as torch has it, float64 if that is the default type."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def counts_on_device(group: Mapping[str, Any], param: Tensor) -> bool:
+    """Return whether the counters of a group live on the device of its parameters."""
+    return bool(group.get("capturable") or (group.get("fused") and param.is_cuda))
+
+
+def share_equal(stores: Iterable[dict[str, Any]], names: Collection[str]) -> None:
+    """Let stores whose counters on one device are equal have the same tensors."""
+    shared: dict[tuple, dict[str, Tensor]] = {}
+    for store in stores:
+        counters = {name: store[name] for name in names if name in store}
+        key = tuple((name, value.device, value.item()) for name, value in counters.items())
+        store |= shared.setdefault(key, counters)
+
+
+def scalar(value: Any) -> Any:
+    """Return an option as rules take it: a tensor of one element has no dimensions."""
+    if isinstance(value, tuple):
+        return tuple(map(scalar, value))
+    return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value
+
+
+def has_tensor(options: Mapping[str, Any]) -> bool:
+    """Return whether an option is a tensor, or has one in it."""
+    return any(isinstance(value, Tensor) for value in _flat(options.values()))
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
