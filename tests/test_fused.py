@@ -111,6 +111,11 @@ def on_reference(operation: Operation, operands: list[Tensor], scalar: float) ->
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")]
 
 
+def launch(program: Program, columns: list[list[Tensor]], scalar: float) -> None:
+    """Run the kernel of a program that makes no states."""
+    fused.run([fused.Call(program, (scalar,), columns, {})])
+
+
 @pytest.mark.parametrize("scalar", [0.1, 0.9, 0.5, 1.0, -0.7, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=ids)
 @pytest.mark.parametrize("word", WORDS)
@@ -129,7 +134,7 @@ def test_every_word_has_the_bits_of_torch(word, dtype, scalar):
     program = Program(("param", "grad", "state"), (operation,), (("param", 3), ("state", 2)))
     expected = on_reference(operation, inputs[:count], scalar)
     columns = [[tensor.clone()] for tensor in inputs]
-    fused.launch(program, columns).run([scalar])
+    launch(program, columns, scalar)
     actual = columns[0][0]
     if word == "sqrt":
         assert int(ulp_distance(actual, expected).max()) <= 1
@@ -144,7 +149,7 @@ def test_conversion_of_16_bits_is_exact(dtype):
     everything = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     program = Program(("param", "grad"), (Operation("mul_scalar", (1,), 0),), (("param", 2),))
     read = torch.zeros(2**16)
-    fused.launch(program, [[read], [everything]]).run([1.0])
+    launch(program, [[read], [everything]], 1.0)
     assert torch.equal(read.nan_to_num(7.0), everything.float().nan_to_num(7.0))
     assert torch.equal(read.isnan(), everything.isnan())
 
@@ -155,7 +160,7 @@ def test_conversion_of_16_bits_is_exact(dtype):
         [bits, middles, middles.nextafter(torch.tensor(torch.inf)), middles.nextafter(-torch.tensor(torch.inf))]
     )
     written = torch.zeros(len(given), dtype=dtype)
-    fused.launch(program, [[written], [given]]).run([1.0])
+    launch(program, [[written], [given]], 1.0)
     expected = given.to(dtype)
     assert bool(((written == expected) | (written.isnan() & expected.isnan())).all())
 
@@ -195,7 +200,7 @@ def test_gradient_of_another_type(dtype, grad_dtype):
     start = param.detach().clone().to(wide)
     columns = [[param.detach()], [grad]]
     program = Program(("param", "grad"), (Operation("add", (0, 1), 0),), (("param", 2),))
-    fused.launch(program, columns).run([-0.25])
+    launch(program, columns, -0.25)
     assert torch.equal(param.detach(), start.add(grad.to(wide), alpha=-0.25).to(dtype))
 
 
@@ -317,7 +322,7 @@ def planned(
     params = [Parameter(torch.randn(4, 4, generator=generator)) for _ in range(count)]
     optimizer = kind(params, lr=0.01, **options)
     run(optimizer, range(4))
-    assert optimizer._plan is not None
+    assert optimizer._planner.plan is not None
     return optimizer, params
 
 
@@ -448,14 +453,14 @@ def test_a_repeated_step_sees_every_change(change, foreach):
         optimizer, params = planned(foreach=foreach)
         change(optimizer, params)
         if not repeats:
-            optimizer._plan = optimizer._last = None
+            optimizer.forget()
         generator = torch.Generator().manual_seed(1)
         for _ in range(3):
             for param in params:
                 param.grad = torch.empty_like(param).copy_(torch.randn(param.shape, generator=generator))
             optimizer.step()
             if not repeats:
-                optimizer._plan = optimizer._last = None
+                optimizer.forget()
         ends.append([*params, *(value for param in params for value in optimizer.state[param].values())])
     assert len(ends[0]) == len(ends[1])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
@@ -788,7 +793,7 @@ def test_without_plans_every_step_is_the_long_way(monkeypatch):
         tried.append(1)
         raise ValueError("torch has no DLPack exchange API")
 
-    monkeypatch.setattr("optizoo.core.optimizer.Plan", refuse)
+    monkeypatch.setattr("optizoo.core.planner.Plan", refuse)
     ends = []
     for _ in range(2):
         params = parameters()

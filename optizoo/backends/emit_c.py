@@ -121,14 +121,17 @@ typedef struct {{
     int64_t tensors;
     const int64_t *ends;     /* element count of the first i + 1 tensors */
     void *const *pointers;   /* {columns}, for each the tensors in order */
-    const double *scalars;
+    const double *scalars;   /* rows of {count} */
+    const int32_t *rows;     /* for every tensor its row of scalars; NULL: all have the first */
     int64_t shares;
     int64_t next;            /* the share that nobody has taken yet */
 }} job_t;
 """
 
 _UPDATE = """
-INLINE void update_elements(const job_t *job, int64_t i, int64_t from, int64_t to, const int near) {{
+INLINE void update_elements(
+    const job_t *job, const double *scalars, int64_t i, int64_t from, int64_t to, const int near
+) {{
     {constants}
     INDEPENDENT
     for (int64_t j = from; j < to; j++) {{
@@ -137,10 +140,11 @@ INLINE void update_elements(const job_t *job, int64_t i, int64_t from, int64_t t
 }}
 
 static void update(const job_t *job, int64_t i, int64_t from, int64_t to) {{
+    const double *scalars = job->scalars + (job->rows ? job->rows[i] * {count} : 0);
     if ({near}) /* known when the first loop is compiled, which keeps it free of branches and so in vectors */
-        update_elements(job, i, from, to, 1);
+        update_elements(job, scalars, i, from, to, 1);
     else
-        update_elements(job, i, from, to, 0);
+        update_elements(job, scalars, i, from, to, 0);
 }}
 """
 
@@ -178,10 +182,10 @@ static void work(void *argument) { /* right with any number of threads: each tak
 }
 
 void optizoo_update(
-    int64_t tensors, const int64_t *ends, void *const *pointers, const double *scalars, int64_t shares,
-    void (*parallel)(void (*)(void *), void *, unsigned, unsigned)
+    int64_t tensors, const int64_t *ends, void *const *pointers, const double *scalars, const int32_t *rows,
+    int64_t shares, void (*parallel)(void (*)(void *), void *, unsigned, unsigned)
 ) {
-    job_t job = {tensors, ends, pointers, scalars, shares, 0};
+    job_t job = {tensors, ends, pointers, scalars, rows, shares, 0};
     if (shares > 1)
         parallel(work, &job, (unsigned)shares, 0);
     else
@@ -193,8 +197,9 @@ void optizoo_update(
 def source(program: Program, param: str, grad: str, *, unscale: bool = False) -> str:
     """Return the C text of a program.
 
-    The function is ``optizoo_update(tensors, ends, pointers, scalars, shares, parallel)``. ``pointers`` has a column
-    for every input of the program and then one for every output of :func:`fresh_outputs`.
+    The function is ``optizoo_update(tensors, ends, pointers, scalars, rows, shares, parallel)``. ``pointers`` has a
+    column for every input of the program and then one for every output of :func:`fresh_outputs`. ``scalars`` has rows
+    of as many numbers as :func:`width` says, and ``rows`` for every tensor the number of its row.
 
     Args:
         program: What to compute.
@@ -206,11 +211,11 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
     c_grad, _, read_grad, _ = TYPES[grad]
     count, fresh = len(program.inputs), fresh_outputs(program)
     columns = [*program.inputs, *(f"new {name}" for name in fresh)]
-    scalars = sum(operation.scalar is not None for operation in program.operations)
+    scalars = width(program)
 
-    constants = [f"const real s{index} = (real)job->scalars[{index}];" for index in range(scalars)]
+    constants = [f"const real s{index} = (real)scalars[{index}];" for index in range(scalars)]
     if unscale:
-        constants.append(f"const real scale = (real)job->scalars[{scalars}];")
+        constants.append(f"const real scale = (real)scalars[{scalars}];")
     for index, name in enumerate(columns):
         kind = "const grad_t *" if name == "grad" else "param_t *"
         constants.append(f"{kind}p{index} = ({kind})job->pointers[{index} * job->tensors + i];")
@@ -228,7 +233,7 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
         if name not in program.inputs or value != column:  # else it stays as it is
             statements.append(f"p{column}[j] = {write.format(f'v{value}')};")
 
-    weights = [f"NEAR((real)job->scalars[{each.scalar}])" for each in program.operations if each.word == "lerp"]
+    weights = [f"NEAR((real)scalars[{each.scalar}])" for each in program.operations if each.word == "lerp"]
     types = {param, grad}
     return "".join(
         [
@@ -237,11 +242,12 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
             _BITS if types & {"bfloat16", "float16"} else "",
             _BFLOAT16 if "bfloat16" in types else "",
             _FLOAT16 if "float16" in types else "",
-            _JOB.format(columns=", ".join(columns)),
+            _JOB.format(columns=", ".join(columns), count=width(program, unscale=unscale)),
             _UPDATE.format(
                 constants="\n    ".join(constants),
                 statements="\n        ".join(statements),
                 near=" && ".join(weights) or "1",
+                count=width(program, unscale=unscale),
             ),
             _DRIVER,
         ]
@@ -274,8 +280,13 @@ def nonfinite_source(dtype: str) -> str:
     ``pointers`` has the tensors, and behind them an array of bytes: that of a tensor becomes 1 where it has one.
     """
     word, exponent = _EXPONENTS[dtype]
-    job = _JOB.format(columns="one column, and the array of bytes")
+    job = _JOB.format(columns="one column, and the array of bytes", count=0)
     return f"#include <stdint.h>\n{job}{_NONFINITE.format(word=word, exponent=exponent)}{_DRIVER}"
+
+
+def width(program: Program, *, unscale: bool = False) -> int:
+    """Return how many scalars a kernel of :func:`source` takes for each tensor."""
+    return sum(operation.scalar is not None for operation in program.operations) + unscale
 
 
 def fresh_outputs(program: Program) -> tuple[str, ...]:

@@ -75,12 +75,16 @@ class Launch:
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
         self._program = program
         self._params, _, *self._states = columns
+        self._scalars: list[Any] = []
 
-    def run(self, scalars: Sequence[Any]) -> None:
-        """Update the tensors with these scalars and the gradients that the parameters have now."""
-        numbers = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+    def put(self, scalars: Sequence[Any]) -> None:
+        """Set the scalars, numbers or 0-dim tensors."""
+        self._scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+
+    def run(self) -> None:
+        """Update the tensors with the gradients that the parameters have now."""
         grads = [param.grad for param in self._params]
-        replay(self._program, numbers, [self._params, grads, *self._states])  # pyright: ignore[reportArgumentType]
+        replay(self._program, self._scalars, [self._params, grads, *self._states])  # pyright: ignore[reportArgumentType]
 
 
 def replay(

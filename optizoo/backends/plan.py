@@ -1,95 +1,69 @@
 """A step that can be repeated: all that the last one has found out, kept until something has changed.
 
-Everything that can move is read again at every step, in C (``gather.c``): the gradients, the addresses, types, shapes
-and strides of all tensors, the entries of the state, the counters. So a plan either repeats exactly what the long way
-would do, or says that it does not know.
+Everything that a user may exchange between two steps is read again at every step, in C (``step.c``): the param groups,
+their lists and options; the state, its stores, tensors and counters; the gradients; addresses, types, shapes and
+strides. So a plan either repeats exactly what the long way would do, or says that it does not know.
+
+Options that are floats are no part of what must stay: they are read anew, and the formulas of the rule evaluated in C
+(:mod:`optizoo.backends.formulas`). Where an option is a tensor, or a formula has no equal in C, Python evaluates it.
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+import itertools
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optizoo.backends import build, foreach, fused
+from optizoo.backends import foreach, fused
+from optizoo.backends.formulas import WORDS, InexpressibleError, compiled, condition
+from optizoo.backends.reader import reader
 from optizoo.backends.trace import Wiring
 
-_OTHER, _COUNTER = -1, -2
+_FREE, _PINNED, _TENSOR, _COUNTER, _NUMBER, _TUPLE = range(6)  # kinds of an item in step.c
+_HELD = 18  # the place of `held` in watch_t
 
-
-class _Item(ctypes.Structure):
-    _fields_ = (
-        ("key", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("column", ctypes.c_int64),
-        ("layout", ctypes.c_void_p),
-        ("counter", ctypes.c_void_p),
-    )
-
-
-class _Entry(ctypes.Structure):
-    _fields_ = (
-        ("param", ctypes.c_void_p),
-        ("pointers", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        ("param_layout", ctypes.c_void_p),
-        ("grad_layout", ctypes.c_void_p),
-        ("items", ctypes.c_int64),
-        ("store", ctypes.c_void_p),
-        ("item", ctypes.c_void_p),
-        ("step", ctypes.c_void_p),
-    )
-
-
-class _Watch(ctypes.Structure):
-    _fields_ = (
-        ("read", ctypes.c_void_p),
-        ("grad_name", ctypes.c_void_p),
-        ("none", ctypes.c_void_p),
-        ("state", ctypes.c_void_p),
-        ("states", ctypes.c_int64),
-        ("stored", ctypes.c_void_p),
-        ("groups", ctypes.c_int64),
-        ("lists", ctypes.c_void_p),
-        ("sizes", ctypes.c_void_p),
-        ("entry", ctypes.c_void_p),
-    )
+Arguments = Callable[["Task"], Sequence[Any] | None]
 
 
 class Task(NamedTuple):
-    """One launch of a plan.
+    """One bucket of a step that is to be repeated.
 
     Attributes:
         group: The param group.
-        names: The options of the group that decide what is done, without ``lr``, each with its default.
-        values: What they were.
+        options: The names of all options that the optimizer knows.
+        names: What the wiring takes, in order: options, and ``step``.
+        values: What they were, without ``step``.
         wiring: The traced rule.
-        arguments: What the wiring takes, in order; ``lr`` and ``step`` are put in at every step.
-        lr_at: Place of ``lr`` among them, or -1.
-        step_at: Place of ``step`` among them, or -1.
-        launch: The kernel and its tensors.
-        params: The parameters of the launch.
-        states: For every state column of the launch, after ``param`` and ``grad``, its name.
+        choice: What decided on the rule: names of options of the group and the conditions on them, as
+            :func:`optizoo.backends.trace.watched` has them; ``None`` where it cannot be told.
+        in_lists: Whether it is executed over lists, or else by a kernel.
+        states: For every state column, after ``param`` and ``grad``, its name.
+        absent: Names of states that must not come to be.
         stores: The state of every parameter; empty dicts where there is none.
-        counter: The number of updates made; what every counter holds.
+        counts: Whether every store has a counter.
+        made: The number of updates made; what every counter holds.
+        choice_made: The rule and its states.
     """
 
     group: dict[str, Any]
+    options: frozenset[str]
     names: tuple[str, ...]
-    defaults: tuple[Any, ...]
     values: tuple[Any, ...]
     wiring: Wiring
-    arguments: list[Any]
-    lr_at: int
-    step_at: int
-    launch: fused.Launch | foreach.Launch
-    params: list[Tensor]
+    choice: tuple[tuple[str, ...], tuple[str, ...]] | None
+    in_lists: bool
     states: list[str]
+    absent: frozenset[str]
     stores: list[dict[str, Any]]
-    counter: ctypes.c_double
+    counts: bool
+    made: ctypes.c_double
+    choice_made: tuple[Any, Any]
 
 
 class Plan:
@@ -99,168 +73,351 @@ class Plan:
         groups: ``optimizer.param_groups``.
         state: ``optimizer.state``.
         tasks: What to launch; every parameter with a gradient stands in one of them.
+        calls: For every task its tensors, of which the gradients are not kept.
 
     Raises:
-        ValueError: A tensor cannot be watched, or two parameters share a counter.
+        BuildError: The C text cannot be built.
+        ValueError: Something cannot be watched: a container is no plain dict or list, a tensor cannot be read, a
+            parameter stands twice, or two parameters share a counter.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]], tasks: Sequence[Task]):
-        self._groups = groups
-        self._group_count = len(groups)
-        self._state = state
-        self._tasks = tuple(tasks)
-        self._lists = [group["params"] for group in groups]
-        # torch counts what it writes itself.
-        self._unseen = [param for task in tasks if isinstance(task.launch, fused.Launch) for param in task.params]
-        self._all_fused = all(isinstance(task.launch, fused.Launch) for task in tasks)
-        self._kept: list[Any] = []  # what C holds pointers to
-        self._layouts: dict[bytes, Any] = {}
-        self._library = _library()
-        self._gather = self._library.optizoo_gather
-        self._watch = self._watched()
-        counters = sum("step" in store for task in tasks for store in task.stores)
-        self._arguments = ctypes.byref(self._watch), (ctypes.c_void_p * max(counters, 1))()
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Tensor, dict[str, Any]],
+        tasks: Sequence[Task],
+        calls: Sequence[fused.Call],
+    ):
+        self._reader = reader()
+        self._groups, self._state = groups, state
+        self._options = tasks[0].options
+        self._kept: list[Any] = [[*groups], [*state.items()], [[*group.items()] for group in groups]]
+        self._known: dict[bytes, int] = {}  # layouts: equal ones share an address, and so the CPU's cache
+        _require_plain(groups, state, tasks)
+        self._launches = _launched(tasks, calls)
+        self._by_python = self._evaluated()
+        params = {id(task): call.inputs[0] for task, call in zip(tasks, calls, strict=True)}
+        self._watch = self._watched(_placed(self._launches, params))
+        written = [param for task in tasks if not task.in_lists for param in params[id(task)]]
+        self._uncounted = [param for param in written if not self._counts(param)]
+        self._gather = self._reader.library.optizoo_gather
+        self._release = self._reader.library.optizoo_release
+        self._step = self._reader.library.optizoo_step
+        self._parallel = fused.parallel()
+        self._in_lists = any(task.in_lists for task in tasks)
 
-    def run(self, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]]) -> bool:
-        """Make the step and return ``True``; or ``False`` with nothing touched, if the plan does not hold any more."""
-        if groups is not self._groups or state is not self._state or len(groups) != self._group_count:
+    def run(self, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]], arguments: Arguments) -> bool:
+        """Make the step and return ``True``; or ``False`` with nothing touched, if the plan does not hold any more.
+
+        Args:
+            groups: ``optimizer.param_groups``.
+            state: ``optimizer.state``.
+            arguments: For a task, what its rule takes now, in order, without ``step``; ``None`` if it has another rule.
+        """
+        if groups is not self._groups or state is not self._state:
             return False
-        for group, params in zip(groups, self._lists, strict=True):
-            if group["params"] is not params:
+        for task, put in self._by_python:
+            values = arguments(task)
+            if values is None:
                 return False
-        numbers = []
-        for task in self._tasks:
-            get = task.group.get
-            if tuple(map(get, task.names, task.defaults)) != task.values:
+            values = [*values, task.made.value + 1] if "step" in task.names else values
+            if not task.wiring.holds(*values):
                 return False
-            arguments = task.arguments
-            if task.lr_at >= 0:
-                arguments[task.lr_at] = task.group["lr"]
-            if task.step_at >= 0:
-                arguments[task.step_at] = task.counter.value + 1
-            if not task.wiring.holds(*arguments):
+            put(task.wiring.scalars(*values))
+        if self._in_lists:
+            if not self._gather(self._watch):
                 return False
-            numbers.append(task.wiring.scalars(*arguments))
-        if not self._gather(*self._arguments):
+            self._run_lists()
+        elif not self._step(self._watch, ctypes.c_int64(fused.threads()), self._parallel):
             return False
-        if self._all_fused:
-            for task, scalars in zip(self._tasks, numbers, strict=True):
-                task.counter.value += 1
-                task.launch.run(scalars)
-        else:
-            self._run_lists(numbers)
-        torch._C._increment_version(self._unseen)  # pyright: ignore[reportPrivateImportUsage]
+        if self._uncounted:
+            torch._C._increment_version(self._uncounted)  # pyright: ignore[reportPrivateImportUsage]
         return True
 
     @torch.no_grad()
-    def _run_lists(self, numbers: Sequence[tuple[Any, ...]]) -> None:
+    def _run_lists(self) -> None:
         """Launch where torch's own functions are at work, which may refuse a number: such a step is not counted."""
-        left = list(self._tasks)
+        left = [*self._launches]
         try:
-            for scalars in numbers:
-                left[0].launch.run(scalars)
-                left.pop(0).counter.value += 1
+            while left:
+                launch, _ = left[0]
+                launch.run()
+                left.pop(0)
         except BaseException:
-            for task in left:
+            for task in itertools.chain(*(tasks for _, tasks in left)):
+                task.made.value -= 1
                 for store in task.stores:
-                    if "step" in store:
+                    if task.counts:
                         store["step"] -= 1
             raise
+        finally:
+            self._release(self._watch)
 
     # What C watches --------------------------------------------------------------------------------------------------
 
-    def _watched(self) -> _Watch:
-        places = {}
-        for task in self._tasks:
-            for index, (param, store) in enumerate(zip(task.params, task.stores, strict=True)):
-                places[id(param)] = task, index, store
-        params = [param for group in self._lists for param in group]
-        entries = (_Entry * max(len(params), 1))()
-        counters = set()
-        for entry, param in zip(entries, params, strict=False):
-            entry.param = id(param)
-            place = places.get(id(param))
-            if place is None:
-                continue
-            task, index, store = place
-            entry.pointers = ctypes.addressof(task.launch.pointers) + index * ctypes.sizeof(ctypes.c_void_p)
-            entry.stride = task.launch.tensors
-            entry.param_layout = self._layout(param)
-            entry.grad_layout = self._layout(param.grad)
-            entry.step = ctypes.addressof(task.counter)
-            if store:
-                items = self._items(store, {name: column for column, name in enumerate(task.states, start=2)})
-                entry.store, entry.items, entry.item = id(store), len(store), ctypes.addressof(items)
-                if (counter := store.get("step")) is not None:
-                    counters.add(counter.data_ptr())
-        if len(counters) != sum("step" in store for task in self._tasks for store in task.stores):
-            raise ValueError("two parameters share a counter")
-        lists = (ctypes.c_void_p * len(self._lists))(*map(id, self._lists))
-        sizes = (ctypes.c_int64 * len(self._lists))(*map(len, self._lists))
-        stored = self._items(self._state, {})
-        self._kept += [places, entries, lists, sizes, stored]
-        return _Watch(
-            read=_reader(),
-            grad_name=id(_GRAD),
-            none=id(None),
-            state=id(self._state),
-            states=len(self._state),
-            stored=ctypes.addressof(stored),
-            groups=len(self._lists),
-            lists=ctypes.addressof(lists),
-            sizes=ctypes.addressof(sizes),
-            entry=ctypes.addressof(entries),
-        )
+    def _evaluated(self) -> list[tuple[Task, Callable[[Sequence[Any]], None]]]:
+        """Return the tasks whose scalars Python evaluates, and where they go."""
+        found = []
+        for launch, tasks in self._launches:
+            for row, task in enumerate(tasks):
+                if isinstance(launch, foreach.Launch):
+                    found.append((task, launch.put))
+                elif not self._in_c(task):
+                    found.append((task, partial(launch.put, row)))
+        return found
 
-    def _items(self, mapping: Mapping[Any, Any], columns: Mapping[str, int]) -> Any:
-        """Write down the entries of a dict; those in ``columns`` and ``step`` hold tensors that are read."""
-        items = (_Item * max(len(mapping), 1))()
-        for item, (key, value) in zip(items, mapping.items(), strict=False):
-            item.key, item.value, item.column = id(key), id(value), _OTHER
-            if not isinstance(key, str):
-                continue
-            if key in columns:
-                item.column, item.layout = columns[key], self._layout(value)
-            elif key == "step":
-                if value.dtype != torch.float32 or value.dim() or value.device.type != "cpu":
-                    raise ValueError("step is no float32 number on the CPU")
-                item.column, item.counter = _COUNTER, value.data_ptr()
-                self._kept.append(value.untyped_storage())
-        self._kept += [items, list(mapping.items())]
-        return items
+    def _in_c(self, task: Task) -> bool:
+        """Return whether C can evaluate the scalars of a task, and see whether its rule is still the one."""
+        try:
+            self._code(task, _Numbers(task.group, task.options))
+        except InexpressibleError:
+            return False
+        return True
+
+    @staticmethod
+    def _code(task: Task, numbers: "_Numbers") -> list[tuple[str, Any]]:
+        """Return the words that check what the rule of a task hangs on and evaluate its scalars.
+
+        Raises:
+            InexpressibleError: Python must do that.
+        """
+        if task.choice is None or numbers.mutable:
+            raise InexpressibleError("the rule, or its options, can change unseen")
+        names, conditions = task.choice
+        choosing = numbers.operands(names, [task.group[name] for name in names])
+        operands = numbers.operands(task.names, task.values)
+        code = list(itertools.chain(*(condition(text, choosing) for text in conditions)))
+        code += itertools.chain(*(condition(text, operands) for text in task.wiring.conditions))
+        for index, text in enumerate(task.wiring.formulas):
+            code += [*compiled(text, operands), ("STORE", index)]
+        return code
+
+    def _watched(self, places: Mapping[int, "_Place"]) -> Any:
+        groups, entries, rows, launches = [], [], [], []
+        by_python = {id(task) for task, _ in self._by_python}
+        numbers = {id(group): _Numbers(group, self._options) for group in self._groups}
+        for group in self._groups:
+            own = numbers[id(group)]
+            own.memory = (ctypes.c_double * own.count)()
+            self._kept.append(own.memory)
+            items = self._words(own.items(self._words))
+            params = group["params"]
+            groups += [id(group), id(params), len(group), len(params), items, ctypes.addressof(own.memory)]
+            for param in params:
+                entries += self._entry(param, places.get(id(param)))
+        for launch, tasks in self._launches:
+            for row, task in enumerate(tasks):
+                code = [] if id(task) in by_python else self._code(task, numbers[id(task.group)])
+                at = self._words(itertools.chain(*(_instruction(word, operand) for word, operand in code)))
+                scalars = 0
+                if isinstance(launch, fused.Launch):
+                    scalars = ctypes.addressof(launch.scalars) + 8 * row * launch.kernel.width
+                memory = ctypes.addressof(numbers[id(task.group)].memory)
+                rows += [memory, scalars, len(code), at if code else 0, ctypes.addressof(task.made)]
+            if isinstance(launch, fused.Launch):
+                function = ctypes.cast(launch.kernel.function, ctypes.c_void_p).value
+                tables = (launch.ends, launch.pointers, launch.scalars, launch.rows)
+                launches += [function, launch.tensors, *map(ctypes.addressof, tables)]
+        planned = {id(store) for _, tasks in self._launches for task in tasks for store in task.stores}
+        stored = [(key, value, _PINNED if id(value) in planned else _FREE, 0, 0) for key, value in self._state.items()]
+        count = sum(len(group["params"]) for group in self._groups)
+        room = (ctypes.c_void_p * max(count, 1))(), (ctypes.c_void_p * max(count, 1))()
+        self._kept += [*room, self._launches]
+        words = [
+            *(self._reader.read, id(_GRAD), id(None)),
+            *(id(self._groups), len(self._groups), self._words(groups)),
+            *(id(self._state), len(self._state), self._words(_as_words(stored)), self._words(entries)),
+            *(len(rows) // 5, self._words(rows), len(launches) // 6, self._words(launches)),
+            *(fused.GRAIN, self._reader.bump, *map(ctypes.addressof, room), 0),
+        ]
+        assert len(words) == _HELD + 1
+        self._words(words)
+        return ctypes.byref(self._kept[-1])
+
+    def _counts(self, param: Tensor) -> bool:
+        """Return whether C counts the version of a parameter that a kernel writes; those of inference have none."""
+        return bool(self._reader.bump) and not param.is_inference()
+
+    def _entry(self, param: Tensor, place: "_Place | None") -> list[int]:
+        if place is None:
+            return [id(param), *[0] * 9]
+        task, store = place.task, place.store
+        assert param.grad is not None
+        items = []
+        for key, value in store.items():
+            if key == "step" and task.counts:
+                items.append((key, value, _COUNTER, 0, self._layout(value)))
+            elif key in task.states:
+                items.append((key, value, _TENSOR, 2 + task.states.index(key), self._layout(value)))
+            else:
+                items.append((key, value, _PINNED if key in task.absent else _FREE, 0, 0))
+        counted = not task.in_lists and self._counts(param)
+        self._kept.append([*store.items()])
+        return [
+            *(id(param), place.pointers, place.stride, self._layout(param), self._layout(param.grad)),
+            *(param._cdata if counted else 0, len(items), id(store) if store else 0),
+            *(self._words(_as_words(items)) if items else 0, ctypes.addressof(task.made)),
+        ]
+
+    def _words(self, words: Iterable[int]) -> int:
+        """Keep words for C and return their address."""
+        words = [*words]
+        array = (ctypes.c_int64 * max(len(words), 1))(*words)
+        self._kept.append(array)
+        return ctypes.addressof(array)
 
     def _layout(self, tensor: Tensor) -> int:
-        """Return the address of the layout of a tensor; equal ones share it, which keeps them in the CPU's cache."""
-        layout = (ctypes.c_int64 * (4 + 2 * tensor.dim()))()
-        if self._library.optizoo_describe(ctypes.c_void_p(_reader()), ctypes.py_object(tensor), layout):
-            raise ValueError("a tensor cannot be read")
-        return ctypes.addressof(self._layouts.setdefault(bytes(layout), layout))
+        layout = self._reader.layout(tensor)
+        if layout not in self._known:
+            self._known[layout] = self._words(struct.unpack(f"{len(layout) // 8}q", layout))
+        return self._known[layout]
+
+
+class _Numbers:
+    """The options of a param group as C sees them: which are read at every step, and which must stay.
+
+    Attributes:
+        count: How many numbers there are; the first is the step.
+        mutable: Whether an option may change its value without becoming another object.
+        memory: The numbers, for C to write.
+    """
+
+    memory: Any = None
+
+    def __init__(self, group: Mapping[str, Any], options: frozenset[str]):
+        self._group, self._options = group, options
+        self._places: dict[Any, int] = {"step": 0}
+        for name in group.keys() & options:
+            value = group[name]
+            for place, cell in enumerate(value) if type(value) is tuple else [(None, value)]:
+                if _is_moving(cell):
+                    self._places[name, place] = len(self._places)
+        self.count = len(self._places)
+        cells = itertools.chain(*(v if type(v) is tuple else (v,) for k, v in group.items() if k in options))
+        self.mutable = any(
+            not isinstance(cell, (int, float, str, type(None))) and not _is_moving(cell) for cell in cells
+        )
+
+    def operands(self, names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
+        """Return for ``option0`` and its like where C finds them, or the number that they are."""
+        found: dict[str, Any] = {}
+        for index, (name, value) in enumerate(itertools.zip_longest(names, values)):
+            if name == "step":
+                found[f"option{index}"] = "0"
+            elif isinstance(value, tuple):
+                for place, cell in enumerate(value):
+                    found[f"option{index}[{place}]"] = self._operand(name, place, cell)
+            else:
+                found[f"option{index}"] = self._operand(name, None, value)
+        return {name: operand for name, operand in found.items() if operand is not None}
+
+    def _operand(self, name: str, place: int | None, value: Any) -> Any:
+        if (name, place) in self._places:
+            return str(self._places[name, place])
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    def items(self, keep: Callable[[Iterable[int]], int]) -> Iterable[int]:
+        """Return the words of the items of the group; ``keep`` gives words for C an address."""
+        items = []
+        for key, value in self._group.items():
+            if key not in self._options:
+                items.append((key, value, _PINNED if key == "params" else _FREE, 0, 0))
+            elif type(value) is tuple:
+                cells = [self._item(key, place, cell) for place, cell in enumerate(value)]
+                items.append((key, value, _TUPLE, len(cells), keep(_as_words(cells))))
+            else:
+                items.append(self._item(key, None, value))
+        return _as_words(items)
+
+    def _item(self, key: str, place: int | None, value: Any) -> tuple[Any, Any, int, int, int]:
+        if (key, place) in self._places:
+            return key, value, _NUMBER, self._places[key, place], id(type(value))
+        return key, value, _PINNED, 0, 0
 
 
 _GRAD = "grad"
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    return build.library(files("optizoo.backends").joinpath("gather.c").read_text(encoding="utf-8"), holds_gil=True)
+def _is_moving(value: Any) -> bool:
+    """Return whether C reads a number anew: a float, or what another library has for one."""
+    if isinstance(value, Integral) or not isinstance(value, Real):
+        return False
+    return type(value) is float or type(value).__module__ == "numpy"
 
 
-@cache
-def _reader() -> int:
-    """Return the address of the function of torch that reads a tensor, from DLPack's exchange API.
+def _as_words(items: Iterable[tuple[Any, Any, int, int, int]]) -> Iterable[int]:
+    for key, value, *more in items:
+        yield from (id(key), id(value), *more)
 
-    Raises:
-        ValueError: This torch has none, or of another major version.
+
+def _instruction(word: str, operand: Any) -> tuple[int, int]:
+    if word == "CONSTANT":
+        return WORDS.index(word), struct.unpack("q", struct.pack("d", operand))[0]
+    return WORDS.index(word), int(operand or 0)
+
+
+class _Place(NamedTuple):
+    """Where C finds and writes what belongs to a parameter.
+
+    Attributes:
+        task: Its task.
+        store: Its state.
+        pointers: Where the address of the parameter goes.
+        stride: How many pointers are from there to that of the next column.
     """
-    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None:
-        raise ValueError("torch has no DLPack exchange API")
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    table = get(capsule, b"dlpack_exchange_api")
-    major = ctypes.c_uint32.from_address(table).value
-    # A header (version, older table), then allocator, two conversions, and dltensor_from_py_object_no_sync.
-    reader = (ctypes.c_void_p * 6).from_address(table)[5]
-    if major != 1 or not reader:
-        raise ValueError(f"the DLPack exchange API of torch has version {major}, not 1, or cannot read tensors")
-    return reader
+
+    task: Task
+    store: dict[str, Any]
+    pointers: int
+    stride: int
+
+
+_Launches = list[tuple[fused.Launch | foreach.Launch, list[Task]]]
+
+
+def _launched(tasks: Sequence[Task], calls: Sequence[fused.Call]) -> _Launches:
+    """Return the launches: tasks that share a kernel share one."""
+    together: dict[Any, list[tuple[Task, fused.Call]]] = {}
+    for task, call in zip(tasks, calls, strict=True):
+        together.setdefault(id(task) if task.in_lists else call.kind, []).append((task, call))
+    launches: _Launches = []
+    for pairs in together.values():
+        first = pairs[0][1]
+        own = [task for task, _ in pairs]
+        if own[0].in_lists:
+            launches.append((foreach.Launch(first.program, first.inputs), own))
+            continue
+        columns = [[*itertools.chain(*each)] for each in zip(*(call.inputs for _, call in pairs), strict=True)]
+        rows = [row for row, (_, call) in enumerate(pairs) for _ in call.inputs[0]]
+        kernel = fused.kernel_for(first.program, columns[0][0].dtype, columns[1][0].dtype)
+        launches.append((fused.Launch(kernel, columns, rows), own))
+    return launches
+
+
+def _placed(launches: _Launches, params: Mapping[int, Sequence[Tensor]]) -> dict[int, _Place]:
+    """Return the places of all parameters; ``params`` has those of every task."""
+    places = {}
+    for launch, tasks in launches:
+        pointers = itertools.count(ctypes.addressof(launch.pointers), ctypes.sizeof(ctypes.c_void_p))
+        for task in tasks:
+            for param, store in zip(params[id(task)], task.stores, strict=True):
+                places[id(param)] = _Place(task, store, next(pointers), launch.tensors)
+    return places
+
+
+def _require_plain(groups: Any, state: Any, tasks: Sequence[Task]) -> None:
+    """Raise ``ValueError`` where C cannot see what a container does, or the step is no set of separate updates."""
+    lists = [group["params"] for group in groups]
+    stores = [store for task in tasks for store in task.stores if store]
+    plain = type(groups) is list and type(state) in (dict, defaultdict)
+    plain &= all(type(group) is dict for group in groups) and all(type(params) is list for params in lists)
+    if not plain or any(type(store) is not dict for store in stores):
+        raise ValueError("a container is no plain dict or list")
+    params = [id(param) for params in lists for param in params]
+    if len(set(params)) != len(params):
+        raise ValueError("a parameter stands twice")
+    counters = [store["step"] for task in tasks if task.counts for store in task.stores]
+    if any(step.dtype != torch.float32 or step.dim() or step.device.type != "cpu" for step in counters):
+        raise ValueError("step is no float32 number on the CPU")
+    if len({step.data_ptr() for step in counters}) != len(counters):
+        raise ValueError("two parameters share a counter")

@@ -157,11 +157,30 @@ class Wiring(NamedTuple):
         program: The operations.
         holds: Takes the values of the options, in order; returns whether under them the rule does the same.
         scalars: Takes the values of the options, in order; returns the scalars of the program.
+        conditions: What ``holds`` asks beside the kinds of the options: Python texts of ``option0``, ``option1``, ...
+        formulas: The text of every scalar.
     """
 
     program: Program
     holds: Callable[..., bool]
     scalars: Callable[..., tuple[Any, ...]]
+    conditions: tuple[str, ...]
+    formulas: tuple[str, ...]
+
+
+def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]] | None:
+    """Return what ``function(options)`` returns, and on which conditions of their numbers that hangs.
+
+    Args:
+        function: Takes the options; nothing else decides what it does.
+        options: By name; in the conditions, which are those of a :class:`Wiring`, ``option0`` is the first.
+
+    Returns:
+        ``None`` where the numbers were used in a way that conditions cannot tell.
+    """
+    recorder = _Recorder([])
+    result = function({name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())})
+    return (result, tuple(recorder.conditions)) if recorder.reproducible else None
 
 
 # rule -> (states, maximize, names of the options) -> the wirings that were met
@@ -188,12 +207,14 @@ def _traced(
     if not recorder.reproducible or not all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
         return None, program, scalars
     arguments = ", ".join(f"option{index}" for index in range(len(options)))
-    formulas = "".join(f"{_formula(scalar)}, " for scalar in recorder.scalars)
-    conditions = " and ".join([*conditions, *recorder.conditions]) or "True"
+    formulas = tuple(map(_formula, recorder.scalars))
+    branches = tuple(dict.fromkeys(recorder.conditions))
     wiring = Wiring(
         program,
-        holds=eval(f"lambda {arguments}: {conditions}", kinds),
-        scalars=eval(f"lambda {arguments}: ({formulas})"),
+        holds=eval(f"lambda {arguments}: {' and '.join([*conditions, *branches]) or True}", kinds),
+        scalars=eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})"),
+        conditions=branches,
+        formulas=formulas,
     )
     wirings.append(wiring)
     return wiring, program, scalars

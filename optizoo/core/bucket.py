@@ -1,17 +1,14 @@
 """Parameters that one call of a backend updates together."""
 
-import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optizoo.backends import UPDATES, foreach, fused
+from optizoo.backends import UPDATES, fused
 from optizoo.backends.loop import Columns
-from optizoo.backends.plan import Task
-from optizoo.backends.trace import wire
 from optizoo.core.rule import Rule
 
 
@@ -30,65 +27,70 @@ class Bucket:
     counters: list[Tensor] = field(default_factory=list)
     products: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the number as it was, and as it will be
 
-    def update(self, **fused_options: Any) -> None:
-        """Run the rule, keep the states that it made, and count the step: one that fails is not counted.
+    def update(self) -> None:
+        """Run the rule in the backend of the bucket, and :meth:`keep` what it made."""
+        made = UPDATES[self.backend](self.rule, *self._operands(), **self.options)
+        self.keep(made)
+
+    def call(self) -> fused.Call:
+        """Return what the bucket asks of a kernel."""
+        return fused.call(self.rule, *self._operands(), **self.options)
+
+    def keep(self, made: Mapping[str, Sequence[Tensor]], found_inf: Tensor | None = None) -> None:
+        """Keep the states that an update has made, and count it: one that fails is not counted.
 
         Args:
-            **fused_options: ``grad_scale``, ``found_inf`` and ``memory`` of the fused backend, which alone takes them.
+            made: For every new state its column.
+            found_inf: Where this is not 0, nothing was updated, and nothing is counted.
         """
-        columns: Columns = {
-            name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
-        }
-        params, grads = self.params, self.grads
-        is_complex = params[0].is_complex()
-        if is_complex:  # every rule acts on real and imaginary parts apart, as torch does
-            params, grads = _as_real(params), _as_real(grads)
-            columns = {name: column and _as_real(column) for name, column in columns.items()}
-        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **fused_options)
+        is_complex = self.params[0].is_complex()
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
                 store[name] = torch.view_as_complex(tensor) if is_complex else tensor
-        found_inf = fused_options.get("found_inf")
         for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
         for old, new in self.products:
             old.copy_(new if found_inf is None else torch.where(found_inf.to(new.device).reshape(()) > 0, old, new))
 
-    def task(self, options: tuple[str, ...], defaults: tuple[Any, ...]) -> Task:
-        """Return what a plan needs to repeat this bucket.
+    def _operands(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Columns]:
+        """Return parameters, gradients and the columns of the states as a backend takes them."""
+        columns: Columns = {
+            name: [store[name] for store in self.stores] if exists else None for name, exists in self.states.items()
+        }
+        if not self.params[0].is_complex():
+            return self.params, self.grads, columns
+        # Every rule acts on real and imaginary parts apart, as torch does.
+        columns = {name: column and _as_real(column) for name, column in columns.items()}
+        return _as_real(self.params), _as_real(self.grads), columns
 
-        Args:
-            options: Names of the options that decide what is done, without ``lr``.
-            defaults: What they are where the group leaves them out.
 
-        Raises:
-            ValueError: It cannot be repeated.
-        """
-        named = dict(self.options)
-        maximize = named.pop("maximize")
-        wiring = wire(self.rule, self.states, maximize=maximize, **named)
-        if wiring is None or fused.makes_states(wiring.program) or self.products:
-            raise ValueError("the next step differs by more than lr and step")
-        if named.get("weight_decay_mode") == "independent":
-            raise ValueError("lr must be held against max_lr at every step")
-        names = [name for name, exists in self.states.items() if exists]
-        columns = [self.params, self.grads, *([store[name] for store in self.stores] for name in names)]
-        places = list(named)
-        return Task(
-            group=self.group,
-            names=options,
-            defaults=defaults,
-            values=tuple(map(self.group.get, options, defaults)),
-            wiring=wiring,
-            arguments=list(named.values()),
-            lr_at=places.index("lr") if "lr" in places else -1,
-            step_at=places.index("step") if "step" in places else -1,
-            launch=(fused.launch if self.backend == "fused" else foreach.Launch)(wiring.program, columns),
-            params=self.params,
-            states=names,
-            stores=self.stores,
-            counter=ctypes.c_double(self.counters[0].item() if self.counters else 0.0),
-        )
+def update_all(
+    buckets: Iterable[Bucket],
+    *,
+    memory: dict[Any, dict[Any, Any]],
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Update all buckets, those that share a kernel in one launch.
+
+    Args:
+        buckets: No parameter stands in two of them.
+        memory: On a GPU, what launches keep for those to come.
+        grad_scale: As in :func:`optizoo.backends.fused.run`; buckets of other backends do not take it.
+        found_inf: As there.
+    """
+    together: dict[Any, list[tuple[Bucket, fused.Call]]] = {}
+    for bucket in buckets:
+        if bucket.backend == "fused":
+            call = bucket.call()
+            together.setdefault(call.kind, []).append((bucket, call))
+        else:
+            bucket.update()
+    for kind, pairs in together.items():
+        own = memory.setdefault(kind, {}) if pairs[0][0].params[0].is_cuda else None
+        fused.run([call for _, call in pairs], grad_scale=grad_scale, found_inf=found_inf, memory=own)
+        for bucket, call in pairs:
+            bucket.keep(call.made, found_inf)
 
 
 def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -26,6 +26,10 @@ EXECUTION_OPTIONS = ("foreach", "fused")
 class CheckpointedOptimizer(StatefulOptimizer):
     """A :class:`StatefulOptimizer` that saves and loads."""
 
+    def forget(self) -> None:
+        """Drop what was found out in earlier steps; groups and state are others now."""
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, Any]:
         """Return a checkpoint in torch's form. Counters that parameters share on a device are separate in it."""
         saved = super().state_dict()
@@ -119,9 +123,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
                 ]
                 share_equal([state["state"][param] for param in on_device], ("step", *self.products))
         super().__setstate__({**state, "param_groups": groups})
-        self._plan = self._last = self._refused = None
-        self._prepared = ()
-        self._device_memory = {}
+        self.forget()
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)

@@ -51,9 +51,13 @@ class GroupedOptimizer(Optimizer):
     }
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
-        self._device_memory: dict[tuple, dict] = {}  # tables of pointers on a GPU
         defaults = self._checked(defaults, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
+
+    @property
+    def option_names(self) -> frozenset[str]:
+        """The names of all options that a param group may have; other keys belong to others."""
+        return frozenset({*self._common_checks, *self.checks})
 
     def select_rule(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule that serves ``group``."""
@@ -128,7 +132,6 @@ class GroupedOptimizer(Optimizer):
             _warn_of_eps(group, tensors, where)
         if any(group["lr"] is other["lr"] for other in self.param_groups) and isinstance(group["lr"], Tensor):
             group["lr"] = group["lr"].clone()  # schedulers fill it in place, each group's with its own rate
-        self._plan = None
         super().add_param_group(group)
 
     def _check_overlap(self, params: Iterable[Any], where: str) -> None:

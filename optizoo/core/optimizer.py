@@ -1,6 +1,7 @@
 """The optimizer that runs a rule: steps, closures, the choice of a backend, and steps that repeat."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optizoo.backends import choose
-from optizoo.backends.build import BuildError
+from optizoo.backends import choose, process
 from optizoo.backends.finite import nonfinite
-from optizoo.backends.plan import Plan
 from optizoo.core import loading
-from optizoo.core.bucket import Bucket
+from optizoo.core.bucket import Bucket, update_all
 from optizoo.core.compiled import CompiledOptimizer
+from optizoo.core.planner import Planner
+from optizoo.core.rule import Rule
 from optizoo.core.state import counts_on_device
 
 
@@ -34,11 +35,12 @@ class RuleOptimizer(CompiledOptimizer):
     """Steps that were not made because a gradient was not finite (``nonfinite="skip"`` or ``"raise"``), since this
     object was made; checkpoints and copies do not hold it."""
 
-    _plan: Plan | None = None  # of the last step, if it can be repeated; never saved
-    _last: Any = None  # what the last step did, to know one that comes again
-    _refused: Any = None  # what cannot be planned
     _started: bool = False  # whether a step was made
     _prepared: Sequence[tuple[Tensor, int]] = ()  # states that no step has touched, and their versions
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        self.forget()
+        super().__init__(params, defaults)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient.
@@ -83,27 +85,41 @@ class RuleOptimizer(CompiledOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._started:
-            if self._prepares():
-                return loss
-            self._started = True
-        for group in self.param_groups:
-            if "nonfinite" in group:
-                if not self._finite():
-                    return loss
-                break
         if torch.compiler.is_compiling():
-            if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
-                raise RuntimeError("a compiled step does not unscale gradients, as fused=True promises; use fused=None")
-            self._compiled_update()
-        elif "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # set by torch.amp.GradScaler
-            self._scaled_update()
-        elif self._plan is None or not self._plan.run(self.param_groups, self.state):
-            self._plan = None
-            self._plan_for(self._update_buckets())
+            self._update()
+        else:
+            with self._alone():
+                self._update()
         return loss
 
     _observed_step = Optimizer.profile_hook_step(_step)
+
+    def _alone(self) -> RLock:
+        """Return what one thread at a time holds while it steps; a child of ``fork`` gets its own."""
+        if self.__dict__.setdefault("_guard", (process.forks, RLock()))[0] != process.forks:
+            self._guard = process.forks, RLock()  # a thread that does not exist here may hold the old one
+        return self._guard[1]
+
+    def _update(self) -> None:
+        scaled = "found_inf" in self.__dict__ or "grad_scale" in self.__dict__  # set by torch.amp.GradScaler
+        planner = self._planner
+        if planner.plan is not None and not (scaled or planner.guarded) and planner.run(self):
+            return
+        if not self._started:
+            if self._prepares():
+                return
+            self._started = True
+        guarded = any("nonfinite" in group for group in self.param_groups)
+        if guarded and not self._finite():
+            return
+        if torch.compiler.is_compiling():
+            if scaled:
+                raise RuntimeError("a compiled step does not unscale gradients, as fused=True promises; use fused=None")
+            self._compiled_update()
+        elif scaled:
+            self._scaled_update()
+        elif not (guarded and planner.run(self)):
+            planner.learn(self, self._update_buckets(), guarded=guarded)
 
     def _prepares(self) -> bool:
         """Make the states and return ``True``, where a first step at lr 0 has nothing but gradients of exact zeros.
@@ -194,31 +210,24 @@ class RuleOptimizer(CompiledOptimizer):
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             buckets = self._buckets()
-            for bucket in buckets:
-                if bucket.backend == "fused" and bucket.params[0].is_cuda:
-                    key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
-                    bucket.update(**scaling, memory=self._device_memory.setdefault(key, {}))
-                else:
-                    bucket.update(**scaling)
+            update_all(buckets, memory=self._device_memory, **scaling)
         return buckets
 
-    def _plan_for(self, buckets: list[Bucket]) -> None:
-        """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
-        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
-        able = all(
-            bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
-            for bucket in buckets
-        )
-        if able and done == self._last and done != self._refused:
-            extras = self.neutral_options()
-            options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
-            defaults = tuple(map(extras.get, options))
-            try:
-                tasks = [bucket.task(options, defaults) for bucket in buckets]
-                self._plan = Plan(self.param_groups, self.state, tasks)
-            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
-                self._refused = done
-        self._last = done
+    def forget(self) -> None:
+        """Drop what was found out in earlier steps; groups and state are others now."""
+        self._planner = Planner()
+        self._prepared = ()
+        self._device_memory = {}
+
+    def chosen(self, group: Mapping[str, Any]) -> tuple[Rule, Any]:
+        """Return the rule of a param group and its states, sorted; both hang on the options of the group alone."""
+        completed = self.complete(group)
+        rule = self.rule_for(completed)
+        return rule, self._sorted_states(rule, completed)
+
+    def arguments(self, group: dict[str, Any], rule: Rule, backend: str) -> dict[str, Any]:
+        """Return what ``rule`` takes in a param group, and ``maximize``; ``step`` is not among it."""
+        return {k: v for k, v in self._rule_options(rule, self.complete(group), None, backend).items() if k != "step"}
 
     def _buckets(self) -> list[Bucket]:
         """Sort the parameters with gradients into buckets, and make the states that they lack."""

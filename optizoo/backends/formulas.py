@@ -1,0 +1,119 @@
+"""Formulas of scalars, from the Python text that a trace wrote down to the words that C evaluates.
+
+The text is arithmetic of the options: ``(1 - (option1[0] ** option4))``. In C it is a list of words for a machine with
+a stack, in double precision, as Python's own floats are; C gives up where a result is not finite, which covers all
+that Python would raise or make complex.
+
+>>> compiled("(1 - option0)", {"option0": "lr"})
+[('CONSTANT', 1.0), ('LOAD', 'lr'), ('SUB', None)]
+"""
+
+import ast
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+WORDS = (
+    *("LOAD", "CONSTANT", "ADD", "SUB", "MUL", "DIV", "POW", "NEG", "ABS"),
+    *("LT", "LE", "GT", "GE", "EQ", "NE", "REQUIRE", "STORE"),
+)
+"""The words, in the order of their numbers in ``step.c``."""
+
+DEPTH = 32
+"""Values that the stack of ``step.c`` has room for."""
+
+_OPERATORS = {
+    ast.Add: "ADD",
+    ast.Sub: "SUB",
+    ast.Mult: "MUL",
+    ast.Div: "DIV",
+    ast.Pow: "POW",
+    ast.Lt: "LT",
+    ast.LtE: "LE",
+    ast.Gt: "GT",
+    ast.GtE: "GE",
+    ast.Eq: "EQ",
+    ast.NotEq: "NE",
+}
+
+Code = list[tuple[str, Any]]
+
+
+class InexpressibleError(ValueError):
+    """A formula has no equal in C; Python evaluates it."""
+
+
+def compiled(text: str, operands: Mapping[str, Any]) -> Code:
+    """Return the words of a formula.
+
+    Args:
+        text: The formula.
+        operands: For ``option0``, and for ``option1[0]`` where the option is a tuple, a number where it never changes,
+            else the name that ``LOAD`` gets.
+
+    Raises:
+        InexpressibleError: The formula has a part that C cannot evaluate to the same number.
+    """
+    code: Code = []
+    _emit(ast.parse(text, mode="eval").body, operands, code)
+    depths = itertools.accumulate({"LOAD": 1, "CONSTANT": 1, "NEG": 0, "ABS": 0}.get(word, -1) for word, _ in code)
+    if (deepest := max(depths)) > DEPTH:
+        raise InexpressibleError(f"the formula {text} needs {deepest} values at once")
+    return code
+
+
+def condition(text: str, operands: Mapping[str, Any]) -> Code:
+    """Return the words of a condition ``bool(formula) is True`` or ``is False``, which ends in ``REQUIRE``.
+
+    Raises:
+        InexpressibleError: As :func:`compiled`.
+    """
+    node = ast.parse(text, mode="eval").body
+    match node:
+        case ast.Compare(
+            left=ast.Call(func=ast.Name(id="bool"), args=[formula]), ops=[ast.Is()], comparators=[ast.Constant(value)]
+        ):
+            return [*compiled(ast.unparse(formula), operands), ("REQUIRE", bool(value))]
+    raise InexpressibleError(f"the condition {text} is of another form")
+
+
+def _emit(node: ast.AST, operands: Mapping[str, Any], code: Code) -> bool:
+    """Append the words of a node; return whether Python computes it in whole numbers, which have no bound there."""
+    match node:
+        case ast.Constant(value=bool() | int() | float() as value):
+            code.append(("CONSTANT", _exact(value)))
+            return isinstance(value, int)
+        case ast.Name() | ast.Subscript():
+            operand = operands.get(ast.unparse(node))
+            if isinstance(operand, (int, float)):
+                code.append(("CONSTANT", _exact(operand)))
+                return isinstance(operand, int)
+            if operand is None:
+                raise InexpressibleError(f"{ast.unparse(node)} is no number")
+            code.append(("LOAD", operand))
+            return False
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            whole = _emit(inner, operands, code)
+            code.append(("NEG", None))
+            return whole
+        case ast.Call(func=ast.Name(id="abs"), args=[inner]):
+            whole = _emit(inner, operands, code)
+            code.append(("ABS", None))
+            return whole
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            pass
+        case ast.Compare(left=left, ops=[operator], comparators=[right]) if type(operator) in _OPERATORS:
+            pass
+        case _:
+            raise InexpressibleError(f"{ast.unparse(node)} has no word")
+    whole = _emit(left, operands, code) & _emit(right, operands, code)
+    if whole and isinstance(operator, (ast.Pow, ast.Mult)):
+        raise InexpressibleError(f"{ast.unparse(node)} may leave the whole numbers that a float can hold")
+    code.append((_OPERATORS[type(operator)], None))
+    return whole and not isinstance(operator, ast.Div)
+
+
+def _exact(value: float) -> float:
+    if isinstance(value, int) and abs(value) > 2**53:
+        raise InexpressibleError(f"{value!r} is no number that a float holds")
+    return float(value)

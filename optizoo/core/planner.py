@@ -1,0 +1,135 @@
+"""When a step is planned, and what its plan stands on."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from optizoo.backends import fused
+from optizoo.backends.build import BuildError
+from optizoo.backends.plan import Plan, Task
+from optizoo.backends.trace import watched, wire
+from optizoo.core.bucket import Bucket
+from optizoo.core.rule import Rule
+
+_ENOUGH = 16
+"""Steps after which a plan has paid for itself."""
+
+_LONGEST_REST = 1024
+"""Steps that are not watched, at most, after plans that did not hold."""
+
+
+class Planned(Protocol):
+    """What a planner asks of an optimizer."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    @property
+    def option_names(self) -> frozenset[str]:
+        """The names of all options."""
+        ...
+
+    def chosen(self, group: Any) -> tuple[Rule, Any]:
+        """Return the rule of a param group and its states, which hang on the options of the group alone."""
+        ...
+
+    def arguments(self, group: dict[str, Any], rule: Rule, backend: str) -> dict[str, Any]:
+        """Return what the rule takes, ``maximize`` included, without ``step``."""
+        ...
+
+
+class Planner:
+    """The plan of an optimizer: made of a step that comes the second time, dropped when it does not hold any more.
+
+    Making a plan costs as much as many steps. Where plans do not last, the planner rests, longer each time.
+    """
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.guarded = False  # whether the planned step looks at all gradients first
+        self._last: Any = None  # what the last step did, to know one that comes again
+        self._refused: Any = None  # what cannot be planned
+        self._served = 0
+        self._rest = 0
+        self._resting = 0
+
+    def run(self, optimizer: Planned) -> bool:
+        """Make the step by the plan and return ``True``; ``False`` where there is none that holds."""
+        if self.plan is None:
+            return False
+
+        def arguments(task: Task) -> Sequence[Any] | None:
+            if optimizer.chosen(task.group) != task.choice_made:
+                return None
+            backend = "foreach" if task.in_lists else "fused"
+            values = optimizer.arguments(task.group, task.choice_made[0], backend)
+            values.pop("maximize")
+            return [*values.values()]
+
+        plan, self.plan = self.plan, None  # a step within this one goes the long way
+        held = plan.run(optimizer.param_groups, optimizer.state, arguments)
+        if held:
+            self.plan = plan
+            self._served += 1
+        else:
+            self._rest = 0 if self._served >= _ENOUGH else min(max(2 * self._rest, 1), _LONGEST_REST)
+            self._resting = self._rest
+        return held
+
+    def learn(self, optimizer: Planned, buckets: Sequence[Bucket], *, guarded: bool) -> None:
+        """Look at what a step did, and plan it if it was done before."""
+        if self._resting:
+            self._resting -= 1
+            return
+        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
+        if done and done == self._last and done != self._refused and all(map(_is_able, buckets)):
+            tasks = []
+            try:
+                calls = [bucket.call() for bucket in buckets]
+                tasks = [_task(optimizer, bucket, call) for bucket, call in zip(buckets, calls, strict=True)]
+                self.plan = Plan(optimizer.param_groups, optimizer.state, tasks, calls)
+                self._served, self.guarded = 0, guarded
+            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
+                self._refused = done
+        self._last = done
+
+
+def _is_able(bucket: Bucket) -> bool:
+    plain = bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+    return plain and bucket.backend != "loop" and _get_current_dispatch_mode() is None
+
+
+def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
+    """Return what a plan needs to repeat a bucket.
+
+    Raises:
+        ValueError: It cannot be repeated.
+    """
+    if call.made or bucket.products:
+        raise ValueError("a state is made, or a number is kept beside the step")
+    chosen = optimizer.chosen(bucket.group)
+    values = optimizer.arguments(bucket.group, bucket.rule, bucket.backend)
+    maximize = values.pop("maximize")
+    steps = {"step": bucket.options["step"]} if "step" in bucket.options else {}
+    wiring = wire(bucket.rule, bucket.states, maximize=maximize, **values, **steps)
+    if wiring is None or chosen[0] is not bucket.rule:
+        raise ValueError("the rule cannot be told from its options")
+    options = {name: value for name, value in bucket.group.items() if name in optimizer.option_names}
+    watching = watched(optimizer.chosen, options)
+    return Task(
+        group=bucket.group,
+        options=optimizer.option_names,
+        names=(*values, *steps),
+        values=tuple(values.values()),
+        wiring=wiring,
+        choice=None if watching is None else (tuple(options), watching[1]),
+        choice_made=chosen,
+        in_lists=bucket.backend == "foreach",
+        states=[name for name, exists in bucket.states.items() if exists],
+        absent=frozenset(name for name, exists in bucket.states.items() if not exists),
+        stores=bucket.stores,
+        counts=bool(bucket.counters),
+        made=ctypes.c_double(bucket.counters[0].item() if bucket.counters else 0.0),
+    )
