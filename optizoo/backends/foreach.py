@@ -74,17 +74,16 @@ class Launch:
         self.tensors = len(columns[0])
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
         self._program = program
-        self._params, _, *self._states = columns
+        self.params, _, *self._states = columns
         self._scalars: list[Any] = []
 
     def put(self, scalars: Sequence[Any]) -> None:
         """Set the scalars, numbers or 0-dim tensors."""
         self._scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
 
-    def run(self) -> None:
-        """Update the tensors with the gradients that the parameters have now."""
-        grads = [param.grad for param in self._params]
-        replay(self._program, self._scalars, [self._params, grads, *self._states])  # pyright: ignore[reportArgumentType]
+    def run(self, grads: Sequence[Tensor]) -> None:
+        """Update the tensors with these gradients of ``params``."""
+        replay(self._program, self._scalars, [self.params, grads, *self._states])
 
 
 def replay(

@@ -90,15 +90,16 @@ class Plan:
     ):
         self._reader = reader()
         self._groups, self._state = groups, state
+        self._lists = [[*group["params"]] for group in groups]
         self._options = tasks[0].options
         self._kept: list[Any] = [[*groups], [*state.items()], [[*group.items()] for group in groups]]
         self._known: dict[bytes, int] = {}  # layouts: equal ones share an address, and so the CPU's cache
         _require_plain(groups, state, tasks)
         self._launches = _launched(tasks, calls)
         self._by_python = self._evaluated()
-        params = {id(task): call.inputs[0] for task, call in zip(tasks, calls, strict=True)}
-        self._watch = self._watched(_placed(self._launches, params))
-        written = [param for task in tasks if not task.in_lists for param in params[id(task)]]
+        tensors = {id(task): call.inputs for task, call in zip(tasks, calls, strict=True)}
+        self._watch = self._watched(_placed(self._launches, tensors))
+        written = [param for task in tasks if not task.in_lists for param in tensors[id(task)][0]]
         self._uncounted = [param for param in written if not self._counts(param)]
         self._gather = self._reader.library.optizoo_gather
         self._release = self._reader.library.optizoo_release
@@ -141,7 +142,10 @@ class Plan:
         try:
             while left:
                 launch, _ = left[0]
-                launch.run()
+                if isinstance(launch, foreach.Launch):
+                    launch.run(self._held_grads(launch))
+                else:
+                    launch.run()
                 left.pop(0)
         except BaseException:
             for task in itertools.chain(*(tasks for _, tasks in left)):
@@ -152,6 +156,12 @@ class Plan:
             raise
         finally:
             self._release(self._watch)
+
+    def _held_grads(self, launch: foreach.Launch) -> list[Tensor]:
+        """Return the gradients that C holds for a launch; those of the parameters may be others by now."""
+        places = {id(param): place for place, param in enumerate(itertools.chain(*self._lists))}
+        held = (ctypes.py_object * len(places)).from_buffer(self._held)
+        return [held[places[id(param)]] for param in launch.params]
 
     # What C watches --------------------------------------------------------------------------------------------------
 
@@ -221,14 +231,15 @@ class Plan:
         planned = {id(store) for _, tasks in self._launches for task in tasks for store in task.stores}
         stored = [(key, value, _PINNED if id(value) in planned else _FREE, 0, 0) for key, value in self._state.items()]
         count = sum(len(group["params"]) for group in self._groups)
-        room = (ctypes.c_void_p * max(count, 1))(), (ctypes.c_void_p * max(count, 1))()
-        self._kept += [*room, self._launches]
+        self._held = (ctypes.c_void_p * max(count, 1))()
+        counters = (ctypes.c_void_p * max(count, 1))()
+        self._kept.append(counters)
         words = [
             *(self._reader.read, id(_GRAD), id(None)),
             *(id(self._groups), len(self._groups), self._words(groups)),
             *(id(self._state), len(self._state), self._words(_as_words(stored)), self._words(entries)),
             *(len(rows) // 5, self._words(rows), len(launches) // 6, self._words(launches)),
-            *(fused.GRAIN, self._reader.bump, *map(ctypes.addressof, room), 0),
+            *(fused.GRAIN, self._reader.bump, ctypes.addressof(self._held), ctypes.addressof(counters), 0),
         ]
         assert len(words) == _HELD + 1
         self._words(words)
@@ -242,7 +253,6 @@ class Plan:
         if place is None:
             return [id(param), *[0] * 9]
         task, store = place.task, place.store
-        assert param.grad is not None
         items = []
         for key, value in store.items():
             if key == "step" and task.counts:
@@ -254,7 +264,7 @@ class Plan:
         counted = not task.in_lists and self._counts(param)
         self._kept.append([*store.items()])
         return [
-            *(id(param), place.pointers, place.stride, self._layout(param), self._layout(param.grad)),
+            *(id(param), place.pointers, place.stride, self._layout(param), self._layout(place.grad)),
             *(param._cdata if counted else 0, len(items), id(store) if store else 0),
             *(self._words(_as_words(items)) if items else 0, ctypes.addressof(task.made)),
         ]
@@ -362,12 +372,14 @@ class _Place(NamedTuple):
     Attributes:
         task: Its task.
         store: Its state.
+        grad: Its gradient, not kept.
         pointers: Where the address of the parameter goes.
         stride: How many pointers are from there to that of the next column.
     """
 
     task: Task
     store: dict[str, Any]
+    grad: Tensor
     pointers: int
     stride: int
 
@@ -394,14 +406,14 @@ def _launched(tasks: Sequence[Task], calls: Sequence[fused.Call]) -> _Launches:
     return launches
 
 
-def _placed(launches: _Launches, params: Mapping[int, Sequence[Tensor]]) -> dict[int, _Place]:
-    """Return the places of all parameters; ``params`` has those of every task."""
+def _placed(launches: _Launches, tensors: Mapping[int, Sequence[Sequence[Tensor]]]) -> dict[int, _Place]:
+    """Return the places of all parameters; ``tensors`` has the inputs of every task."""
     places = {}
     for launch, tasks in launches:
         pointers = itertools.count(ctypes.addressof(launch.pointers), ctypes.sizeof(ctypes.c_void_p))
         for task in tasks:
-            for param, store in zip(params[id(task)], task.stores, strict=True):
-                places[id(param)] = _Place(task, store, next(pointers), launch.tensors)
+            for param, grad, store in zip(*tensors[id(task)][:2], task.stores, strict=True):
+                places[id(param)] = _Place(task, store, grad, next(pointers), launch.tensors)
     return places
 
 

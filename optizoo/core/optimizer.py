@@ -137,13 +137,13 @@ class RuleOptimizer(CompiledOptimizer):
             self._prepared = ()
         if self.state or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return False
-        groups = [group for group in self.param_groups if any(param.grad is not None for param in group["params"])]
-        params = [param for group in groups for param in group["params"] if param.grad is not None]
-        if not groups or (any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing()):
+        pairs = [(group, param.grad) for group in self.param_groups for param in group["params"]]
+        pairs = [(group, grad) for group, grad in pairs if grad is not None]
+        if not pairs or (any(grad.is_cuda for _, grad in pairs) and torch.cuda.is_current_stream_capturing()):
             return False
-        if any(group["lr"] != 0 for group in groups) or any(param.grad.layout is not torch.strided for param in params):
+        if any(group["lr"] != 0 or grad.layout is not torch.strided for group, grad in pairs):
             return False
-        if any(bool((param.grad != 0).any()) for param in params):
+        if any(bool((grad != 0).any()) for _, grad in pairs):
             return False
         for bucket in self._buckets():
             for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
@@ -166,8 +166,9 @@ class RuleOptimizer(CompiledOptimizer):
         if "found_inf" in self.__dict__:  # torch.amp.GradScaler has looked, and the update obeys
             return True
         watched = [group for group in self.param_groups if group.get("nonfinite", "propagate") != "propagate"]
-        pairs = [(group, param) for group in watched for param in group["params"] if param.grad is not None]
-        bad = [pairs[index] for index in nonfinite([param.grad for _, param in pairs])]
+        found = [(group, param, param.grad) for group in watched for param in group["params"]]
+        found = [(group, param, grad) for group, param, grad in found if grad is not None]
+        bad = [found[index][:2] for index in nonfinite([grad for _, _, grad in found])]
         if not bad:
             return True
         self.nonfinite_steps += 1
