@@ -57,8 +57,11 @@ def reader() -> Reader:
 
     Raises:
         BuildError: ``step.c`` cannot be built.
-        ValueError: This torch lets nobody read its tensors.
+        ValueError: This torch lets nobody read its tensors, or this Python keeps classes elsewhere.
     """
+    for each in (1.5, (), torch.zeros(1, device="cpu"), torch.nn.Parameter(torch.zeros(1, device="cpu"))):
+        if ctypes.c_size_t.from_address(id(each) + ctypes.sizeof(ctypes.c_ssize_t)).value != id(type(each)):
+            raise ValueError("this Python does not keep the class of an object behind its count of references")
     library = build.library(files("optizoo.backends").joinpath("step.c").read_text(encoding="utf-8"), holds_gil=True)
     return _through_torch(library) or Reader(library, _exchange(), 0, 0)
 

@@ -8,9 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct _object PyObject;
+typedef struct { /* as the reader has made sure of; the real one is opaque in the stable ABI of newer Pythons */
+    ptrdiff_t references;
+    void *class;
+} PyObject;
 PyObject *PyObject_GetAttr(PyObject *object, PyObject *name);
-PyObject *PyObject_Type(PyObject *object);
 int PyDict_Next(PyObject *dict, ptrdiff_t *position, PyObject **key, PyObject **value);
 ptrdiff_t PyDict_Size(PyObject *dict);
 ptrdiff_t PyList_Size(PyObject *list);
@@ -71,11 +73,7 @@ int optizoo_read(void *object, tensor_t *out) {
 
 enum { CLASS, DEVICE, DTYPE, DIMENSIONS, SIZES }; /* places in a layout; sizes and strides alternate from SIZES on */
 
-static int64_t class_of(PyObject *object) {
-    PyObject *type = PyObject_Type(object);
-    Py_DecRef(type); /* the object lives, so its class does */
-    return (int64_t)(intptr_t)type;
-}
+static int64_t class_of(PyObject *object) { return (int64_t)(intptr_t)object->class; }
 
 /* Write class, device, type, shape and strides of a tensor: 4 + 2 ndim words. Return 0, or -1 if it cannot be read. */
 int optizoo_describe(read_t read, PyObject *object, int64_t *layout) {
@@ -276,8 +274,10 @@ static int look(watch_t *watch, int64_t *counted) {
             return 0;
         if (!same_items(group->group, group->options, group->option, group->numbers))
             return 0;
+        if (PyList_Size(group->list) != group->params)
+            return 0;
         for (int64_t i = 0; i < group->params; i++, entry++) {
-            if (PyList_Size(group->list) != group->params || PyList_GetItem(group->list, i) != entry->param)
+            if (PyList_GetItem(group->list, i) != entry->param)
                 return 0;
             PyObject *grad = PyObject_GetAttr(entry->param, watch->grad_name);
             if (!grad)
