@@ -17,7 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from optizoo import loading
 from optizoo.backends import UPDATES, choose, foreach, fused, fused_obstacle
-from optizoo.backends.build import BuildError
+from optizoo.backends.build import KernelUnavailable
 from optizoo.backends.finite import nonfinite
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
@@ -509,7 +509,7 @@ class RuleOptimizer(Optimizer):
             try:
                 tasks = [bucket.task(options, defaults) for bucket in buckets]
                 self._plan = Plan(self.param_groups, self.state, tasks)
-            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
+            except (ValueError, KernelUnavailable):  # it goes on without a plan, and is not asked again
                 self._refused = done
         self._last = done
 
