@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from optizoo import loading
 from optizoo.backends import UPDATES, choose, foreach, fused, fused_obstacle
-from optizoo.backends.build import KernelUnavailable
+from optizoo.backends.build import BuildError
 from optizoo.backends.finite import nonfinite
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Plan, Task
@@ -486,7 +486,7 @@ class RuleOptimizer(Optimizer):
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            buckets = self._buckets()
+            buckets = self._buckets(**dict.fromkeys(scaling, True))
             for bucket in buckets:
                 if bucket.backend == "fused" and bucket.params[0].is_cuda:
                     key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
@@ -509,21 +509,27 @@ class RuleOptimizer(Optimizer):
             try:
                 tasks = [bucket.task(options, defaults) for bucket in buckets]
                 self._plan = Plan(self.param_groups, self.state, tasks)
-            except (ValueError, KernelUnavailable):  # it goes on without a plan, and is not asked again
+            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
                 self._refused = done
         self._last = done
 
-    def _buckets(self) -> list[Bucket]:
-        """Sort the parameters with gradients into buckets, and make the states that they lack."""
+    def _buckets(self, **scaling: bool) -> list[Bucket]:
+        """Sort the parameters with gradients into buckets, and make the states that they lack.
+
+        Args:
+            **scaling: Which of ``grad_scale`` and ``found_inf`` the kernels take.
+        """
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
             work.append((group, [pair for pair in pairs if pair[1] is not None]))
         if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
-        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
+        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs, scaling)]
 
-    def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
+    def _group_buckets(
+        self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]], scaling: Mapping[str, bool]
+    ) -> Iterable[Bucket]:
         group = self.complete(own)
         rule = self.rule_for(group)
         states, zeros, made_by_rule = self._sorted_states(rule, group)
@@ -531,6 +537,7 @@ class RuleOptimizer(Optimizer):
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if _on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
+        obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
         for param, grad in pairs:
             on_device = _on_device(group, param)
             if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
@@ -550,19 +557,33 @@ class RuleOptimizer(Optimizer):
                     store[name] = self._initial(name, group, param)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
-            backend = choose(group, param, grad, existing).name
-            key = (
-                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, backend),
-                *((id(counter),) if on_device else (step, *(new.item() for _, new in numbers.values()))),
+            exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
+            products = {
+                name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
+            }
+            kind = (
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
+                *((id(counter),) if on_device else (step, *products.values())),
             )
-            bucket = buckets.get(key)
+
+            def kernel(
+                kind: tuple = kind,
+                param: Tensor = param,
+                grad: Tensor = grad,
+                exists: dict[str, bool] = exists,
+                step: Any = step,
+                products: dict[str, Any] = products,
+            ) -> str | None:
+                if kind not in obstacles:
+                    options = self._rule_options(rule, group, step, "fused") | products
+                    obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
+                return obstacles[kind]
+
+            backend = choose(group, param, grad, existing, kernel).name
+            bucket = buckets.get((*kind, backend))
             if bucket is None:
-                exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-                options = self._rule_options(rule, group, step, backend)
-                options |= {
-                    name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
-                }
-                bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
+                options = self._rule_options(rule, group, step, backend) | products
+                bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
@@ -629,6 +650,20 @@ class RuleOptimizer(Optimizer):
             for store in stores:
                 store["step"] = step
                 store |= numbers
+
+    def _kernel_obstacle(self, own: Mapping[str, Any], param: Tensor, grad: Tensor) -> str | None:
+        """Return why the kernel of a parameter's next update cannot serve, or ``None``; no state is made."""
+        group = self.complete(own)
+        rule, store = self.rule_for(group), {**self.state.get(param, {})}
+        states, _, made_by_rule = self._sorted_states(rule, group)
+        exists = {**states, **{name: store.get(name) is not None for name in made_by_rule}}
+        on_device = _on_device(group, param)
+        counter = torch.as_tensor(store.get("step", 0.0), device=param.device if on_device else "cpu")
+        step = counter.double() + 1 if on_device else counter.item() + 1
+        numbers = self._products(store, group, step, counter)
+        options = self._rule_options(rule, group, step, "fused")
+        options |= {name: new if on_device else new.item() for name, (_, new) in numbers.items()}
+        return fused.obstacle(rule, exists, param, grad, **options)
 
     def _columns(self, param: Tensor) -> list[Tensor]:
         """Return the states of a parameter that have its shape."""
@@ -954,8 +989,9 @@ def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
         counts: dict[tuple, int] = {}
         for param in group["params"]:
             grad = param.grad if param.grad is not None else param.detach()
+            kernel = partial(optimizer._kernel_obstacle, group, param, grad)
             key = (
-                *choose(optimizer.complete(group), param, grad, optimizer._columns(param)),
+                *choose(optimizer.complete(group), param, grad, optimizer._columns(param), kernel),
                 param.device,
                 str(param.dtype).removeprefix("torch."),
             )

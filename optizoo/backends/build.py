@@ -32,7 +32,7 @@ TIMEOUT = 60
 """Seconds after which a compiler is given up; a kernel takes it less than one."""
 
 
-class KernelUnavailable(RuntimeError):
+class BuildError(RuntimeError):
     """A kernel cannot be built, loaded or trusted here; the message says why and what helps."""
 
 
@@ -101,7 +101,7 @@ def library(source: str, proof: Proof | None = None, *, holds_gil: bool = False)
         holds_gil: Its functions are called with the GIL held and may use Python objects.
 
     Raises:
-        KernelUnavailable: There is no compiler, it fails or has failed before, others may write to the cache, or the
+        BuildError: There is no compiler, it fails or has failed before, others may write to the cache, or the
             library does not pass its proof.
     """
     fact = sha256(source.encode()).hexdigest(), os.environ.get("CC")
@@ -110,12 +110,12 @@ def library(source: str, proof: Proof | None = None, *, holds_gil: bool = False)
         if reason is None:
             try:
                 return _obtained(source, proof or Proof("", lambda *_: None), holds_gil)
-            except KernelUnavailable as error:
+            except BuildError as error:
                 reason = str(error)
             except Exception as error:  # of any kind: a step must not fail for it, nor try again
                 reason = f"the kernel cannot be built ({_said(error)})"
             _reasons[fact] = reason
-    raise KernelUnavailable(reason)
+    raise BuildError(reason)
 
 
 def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
@@ -134,7 +134,7 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
             except OSError:  # of another system, or no code may be run from there and nowhere else
                 _removed(path(native))
     if reason := _given_up.get(compiler):
-        raise KernelUnavailable(reason)
+        raise BuildError(reason)
     try:
         content, native = _built(compiler, source)
         stored = _written(path(native), content)
@@ -142,13 +142,13 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
             return _proven(content, path(native) if stored else None, source, proof, native, holds_gil)
         except OSError as error:
             _removed(path(native))
-            raise _CompilerFailed(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
-    except _CompilerFailed as error:
+            raise _CompilerError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
+    except _CompilerError as error:
         _given_up[compiler] = f"{error}; set CC to another compiler"
-        raise KernelUnavailable(_given_up[compiler]) from error
+        raise BuildError(_given_up[compiler]) from error
     except OSError as error:  # of our own files
         _given_up[compiler] = f"the kernel cannot be built in {tempfile.gettempdir()} ({_said(error)}); set TMPDIR"
-        raise KernelUnavailable(_given_up[compiler]) from error
+        raise BuildError(_given_up[compiler]) from error
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------
@@ -165,14 +165,14 @@ def judge(path: Path | None, digest: str, objection: Callable[[], str | None], *
         remedy: What a user can do about a failure.
 
     Raises:
-        KernelUnavailable: It has not passed. That is kept too.
+        BuildError: It has not passed. That is kept too.
     """
     verdict = _read_verdict(path, digest)
     if verdict is None:
         verdict = _in_own_thread(objection) or "proven"
         _written(path, f"{digest} {' '.join(verdict.split())}\n".encode(), sealed=False)
     if verdict != "proven":
-        raise KernelUnavailable(f"{verdict}; {remedy}" + (f"; to have it tried again, remove {path}" if path else ""))
+        raise BuildError(f"{verdict}; {remedy}" + (f"; to have it tried again, remove {path}" if path else ""))
 
 
 def _read_verdict(path: Path | None, digest: str) -> str | None:
@@ -202,14 +202,12 @@ def _in_own_thread(function: Callable[[], Any]) -> Any:
     return results[0]
 
 
-def _proven(
-    content: bytes, path: Path | None, source: str, proof: Proof, native: bool, holds_gil: bool
-) -> ctypes.CDLL:
+def _proven(content: bytes, path: Path | None, source: str, proof: Proof, native: bool, holds_gil: bool) -> ctypes.CDLL:
     """Return a library that has passed its proof.
 
     Raises:
         OSError: It cannot be loaded.
-        KernelUnavailable: It lacks a function, or has not passed.
+        BuildError: It lacks a function, or has not passed.
     """
     loaded: list[ctypes.CDLL] = []
 
@@ -234,7 +232,7 @@ def _flushes() -> bool:
 # The compiler --------------------------------------------------------------------------------------------------------
 
 
-class _CompilerFailed(Exception):
+class _CompilerError(Exception):
     """A compiler does not do what it must; the message says how."""
 
 
@@ -242,16 +240,16 @@ def _compiler(wanted: str | None) -> Compiler:
     try:
         command = shlex.split(wanted or "")
     except ValueError as error:
-        raise KernelUnavailable(f"CC={wanted!r} cannot be read ({error}); correct or unset CC") from None
+        raise BuildError(f"CC={wanted!r} cannot be read ({error}); correct or unset CC") from None
     if command:
         found = shutil.which(command[0])
         if found is None:
-            raise KernelUnavailable(f"there is no compiler {command[0]!r}, as CC={wanted!r} says; correct or unset CC")
+            raise BuildError(f"there is no compiler {command[0]!r}, as CC={wanted!r} says; correct or unset CC")
         return Compiler((found, *command[1:]), _identity(found))
     for name in COMPILERS:
         if found := shutil.which(name):
             return Compiler((found,), _identity(found))
-    raise KernelUnavailable(f"there is no C compiler ({', '.join(COMPILERS)}); install gcc or clang, or set CC")
+    raise BuildError(f"there is no C compiler ({', '.join(COMPILERS)}); install gcc or clang, or set CC")
 
 
 def _identity(path: str) -> str:
@@ -280,7 +278,7 @@ def _built(compiler: Compiler, source: str) -> tuple[bytes, bool]:
     """Return what a compiler makes of C text, and whether for this very machine; only some know theirs.
 
     Raises:
-        _CompilerFailed: It fails.
+        _CompilerError: It fails.
         OSError: Its files cannot be written or read.
     """
     native = compiler not in _plain
@@ -290,9 +288,9 @@ def _built(compiler: Compiler, source: str) -> tuple[bytes, bool]:
         native = False
         content, said = _compile(compiler, _flags(native), source)
     if content is None:
-        raise _CompilerFailed(f"{compiler.command[0]} cannot build the kernel ({said})")
+        raise _CompilerError(f"{compiler.command[0]} cannot build the kernel ({said})")
     if not _is_whole(content):
-        raise _CompilerFailed(f"{compiler.command[0]} cannot build the kernel (it wrote no whole library)")
+        raise _CompilerError(f"{compiler.command[0]} cannot build the kernel (it wrote no whole library)")
     return content, native
 
 
@@ -319,17 +317,17 @@ def _call(command: list[str]) -> tuple[int, bytes]:
     try:
         process = subprocess.Popen(command, **quiet, start_new_session=True)
     except (OSError, ValueError) as error:
-        raise _CompilerFailed(f"{command[0]} cannot be run ({_said(error)})") from error
+        raise _CompilerError(f"{command[0]} cannot be run ({_said(error)})") from error
     with process:
         try:
-            _, errors = process.communicate(timeout=TIMEOUT)
+            errors: Any = process.communicate(timeout=TIMEOUT)[1]
         except BaseException as error:
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise _CompilerFailed(f"{command[0]} has not come to an end in {TIMEOUT} s") from None
+                raise _CompilerError(f"{command[0]} has not come to an end in {TIMEOUT} s") from None
             raise
     return process.returncode, errors
 
@@ -341,7 +339,7 @@ def kernel_folder() -> Path | None:
     """Return the folder of the kernels, or ``None`` if there can be none; made for this user alone.
 
     Raises:
-        KernelUnavailable: Others could put code into it.
+        BuildError: Others could put code into it.
     """
     try:
         folder = cache_folder() / "kernels"
@@ -352,7 +350,7 @@ def kernel_folder() -> Path | None:
     if hasattr(os, "getuid") and (
         status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     ):
-        raise KernelUnavailable(
+        raise BuildError(
             f"others may write to the cache folder {folder}, and what lies there is run; "
             f"chmod 700 it, or set OPTIZOO_CACHE to a folder of your own"
         )

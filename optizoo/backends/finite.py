@@ -77,14 +77,14 @@ def _kernel(dtype: torch.dtype) -> Any:
     text = emit_c.nonfinite_source(fused.TYPES[dtype])
     try:
         function = build.library(text, build.Proof(proof.claim("finite"), objection)).optizoo_update
-    except build.KernelUnavailable:
+    except build.BuildError:
         return None
     function.restype = None
     return function
 
 
 def _objection(function: Any, dtype: torch.dtype) -> str | None:
-    """Return what a kernel overlooks or makes up, or ``None``: one bad number at every awkward place of every tensor."""
+    """Return what a kernel overlooks or makes up, or ``None``; each place is tried that is easily missed."""
     function.restype = None
     limits = torch.finfo(dtype)
     fine = torch.tensor([0.0, -0.0, limits.max, limits.min, limits.smallest_normal / 2, 1.0], dtype=dtype, device="cpu")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import build, emit_c, fused_cuda, proof
-from optizoo.backends.build import KernelUnavailable
+from optizoo.backends.build import BuildError
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import Operation, Program, TraceError, trace
 
@@ -33,7 +33,7 @@ class Kernel:
         unscale: It takes one more scalar, by which gradients are divided.
 
     Raises:
-        KernelUnavailable: It cannot be built here, or does not pass its proof.
+        BuildError: It cannot be built here, or does not pass its proof.
     """
 
     def __init__(self, program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False):
@@ -117,7 +117,7 @@ def update(
         **options: As in the loop.
 
     Raises:
-        KernelUnavailable: The kernel cannot serve here; nothing was written. :func:`obstacle` knows it before.
+        BuildError: The kernel cannot serve here; nothing was written. :func:`obstacle` knows it before.
     """
     program, scalars = trace(
         rule, {name: column is not None for name, column in states.items()}, maximize=maximize, **options
@@ -154,18 +154,18 @@ def kernel_for(program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *,
     """Return the kernel of a program; built once in a process.
 
     Raises:
-        KernelUnavailable: It cannot serve; that too is found out once.
+        BuildError: It cannot serve; that too is found out once.
     """
     key = program, dtype, grad_dtype, unscale
     known = _kernels.get(key)
     if known is None:
         try:
             known = Kernel(program, dtype, grad_dtype, unscale=unscale)
-        except KernelUnavailable as error:
+        except BuildError as error:
             known = str(error)
         _kernels[key] = known
     if isinstance(known, str):
-        raise KernelUnavailable(known)
+        raise BuildError(known)
     return known
 
 
@@ -198,19 +198,19 @@ def obstacle(
             fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
         else:
             kernel_for(program, param.dtype, grad.dtype, unscale=grad_scale)
-    except KernelUnavailable as error:
+    except BuildError as error:
         return str(error)
     except TraceError:  # is told by the update
         return None
     return None
 
 
+_PROBE = Program(("param", "grad"), (Operation("add", (0, 1), 0),), (("param", 2),))
+
+
 def place(device: torch.device) -> str:
     """Return the name of what kernels are proven on."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-
-
-_PROBE = Program(("param", "grad"), (Operation("add", (0, 1), 0),), (("param", 2),))
 
 
 def unavailable(device: torch.device | str = "cpu") -> str | None:
@@ -220,7 +220,7 @@ def unavailable(device: torch.device | str = "cpu") -> str | None:
         return fused_cuda.unavailable(device)
     try:
         kernel_for(_PROBE, torch.float32, torch.float32)
-    except KernelUnavailable as error:
+    except BuildError as error:
         return str(error)
     return None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import build, emit_triton, proof
-from optizoo.backends.build import KernelUnavailable
+from optizoo.backends.build import BuildError
 from optizoo.backends.emit_c import fresh_outputs
 from optizoo.backends.trace import Program
 
@@ -234,17 +234,17 @@ def prove(
         found_inf: It takes ``found_inf``.
 
     Raises:
-        KernelUnavailable: It cannot be built, or does not pass. That is found out once in a process.
+        BuildError: It cannot be built, or does not pass. That is found out once in a process.
     """
     device = param.device
     kinds = tuple(kind.dtype if isinstance(kind := _argument(scalar, device), Tensor) else None for scalar in scalars)
     key = program, param.dtype, grad.dtype, kinds, unscale, found_inf, device
     if key not in _verdicts:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise KernelUnavailable("no kernel can be built while a CUDA graph is captured; make a step before")
+            raise BuildError("no kernel can be built while a CUDA graph is captured; make a step before")
         _verdicts[key] = _verdict(program, param.dtype, grad.dtype, kinds, device, unscale=unscale, found_inf=found_inf)
     if (reason := _verdicts[key]) is not None:
-        raise KernelUnavailable(reason)
+        raise BuildError(reason)
 
 
 def _verdict(
@@ -281,8 +281,10 @@ def _verdict(
         text = _text(program, dtype, grad_dtype, homes, kinds, **options)
         digest = hashlib.sha256("\0".join([text, str(kinds), proof.claim(_environment(device))]).encode()).hexdigest()
         folder = _folder()
-        build.judge(folder and folder / f"{digest[:32]}.proof", digest, objection, remedy="update Triton and the driver")
-    except KernelUnavailable as error:
+        build.judge(
+            folder and folder / f"{digest[:32]}.proof", digest, objection, remedy="update Triton and the driver"
+        )
+    except BuildError as error:
         return str(error)
     except Exception as error:  # of any kind: a step must not fail for it, nor try again
         return f"Triton cannot build or launch the kernel ({type(error).__name__}: {_first_line(error)})"
@@ -344,7 +346,7 @@ def _captured(function: Callable[[], None], device: torch.device) -> torch.cuda.
 def _folder() -> Path | None:
     try:
         return build.kernel_folder()
-    except KernelUnavailable:  # what others may write to holds no verdicts for us
+    except BuildError:  # what others may write to holds no verdicts for us
         return None
 
 

@@ -7,9 +7,9 @@ a result is followed through the program, and a kernel must end within that.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,17 +102,15 @@ def objection(
             scalars[index] = scalars[index] if kind is None else float(torch.tensor(scalars[index], dtype=kind))
         spans, inside = _spans((*LENGTHS, *lengths), case.aligned)
         inside = inside.to(device)
-        before = {
-            name: _numbers(case.seed, column, len(inside), grad_dtype if name == "grad" else dtype).to(device, copy=True)
-            if name in program.inputs
-            else torch.full((len(inside),), GUARD, dtype=dtype, device=device)
-            for column, name in enumerate(names)
-        }
-        for memory in before.values():
-            memory[~inside] = GUARD
+        before = {}
+        for column, name in enumerate(names):
+            kind = grad_dtype if name == "grad" else dtype
+            fresh = torch.full((len(inside),), GUARD, dtype=kind, device=device)
+            numbers = _numbers(case.seed, column, len(inside), kind).to(device)
+            before[name] = torch.where(inside, numbers, fresh) if name in program.inputs else fresh
         inputs = [before[name].to(real) for name in program.inputs]
         if unscale:
-            inputs[1] = inputs[1] / case.scale
+            inputs[1] = inputs[1] / torch.full_like(inputs[1], case.scale)
         values = _replayed(program, scalars, inputs)
         expected = {name: torch.where(inside, values[value].to(dtype), before[name]) for name, value in results.items()}
         bounds = None if exact else _bounded(program, scalars, values)
@@ -128,7 +126,7 @@ def objection(
                         value = results[name]
                         wrong &= ~inside | ~_within(memory, values[value], *bounds[value])
                 if bool(wrong.any()):
-                    place = int(wrong.nonzero()[0])
+                    place = int(wrong.int().argmax())
                     right = expected.get(name, before[name]) if writes else before[name]
                     return (
                         f"its kernel differs from the loop in {int(wrong.sum())} numbers of {name!r} ({way}, "
@@ -211,9 +209,9 @@ def _word(operation: Operation, operands: Sequence[Tensor], scalars: Sequence[fl
 def _root(values: Tensor) -> Tensor:
     """Return the correctly rounded square root, which torch's is on CUDA; on the CPU it may be one unit off."""
     if values.is_cuda:
-        return values.sqrt()
+        return torch.sqrt(values)
     if values.dtype is torch.float32:  # twice the digits and a few more: rounding again changes nothing
-        return values.double().sqrt().float()
+        return torch.sqrt(values.double()).float()
     return torch.where(values < 0, torch.nan, values.clamp_min(0).apply_(math.sqrt))
 
 
