@@ -244,7 +244,7 @@ def list_betas_written(optimizer, params, turn):
     for group in optimizer.param_groups:
         if "betas" in group:
             group["betas"] = [*group["betas"]] if isinstance(group["betas"], tuple) else group["betas"]
-            group["betas"][0] = 0.2 * turn
+            group["betas"][0] = 0.15 * turn
 
 
 def turned(optimizer, params, turn):
@@ -499,8 +499,9 @@ def test_a_forked_child_steps(kind, held, two_threads):
         param.grad = torch.ones(1 << 17)
     for _ in range(4):
         optimizer.step()
+    lock = optimizer._alone()
     if held:
-        optimizer._alone().acquire()
+        lock.acquire()
     waiting = threading.Thread(target=optimizer.step) if held else None
     if waiting is not None:
         waiting.start()
@@ -516,7 +517,7 @@ def test_a_forked_child_steps(kind, held, two_threads):
         finally:
             os._exit(status)
     if held:
-        optimizer._guard[1].release()
+        lock.release()
     if waiting is not None:
         waiting.join()
     deadline = time.monotonic() + 60

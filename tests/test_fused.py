@@ -1,14 +1,11 @@
-"""The fused backend on the CPU: the numbers of the loop, built once, never through a stale pointer."""
+"""The fused backend on the CPU: the numbers of the loop, never through a stale pointer."""
 
 import copy
 import gc
-import os
-import stat
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import optizoo
-from optizoo.backends import build, emit_c, fused, loop
+from optizoo.backends import fused, loop
 from optizoo.backends.trace import WORDS, Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.optimizers import optimizer_class
@@ -592,155 +589,7 @@ def test_grad_scaler(name, options, overflow_at):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-# Building ------------------------------------------------------------------------------------------------------------
-
-
-PROBE = """
-import torch, optizoo
-param = torch.nn.Parameter(torch.ones(3))
-param.grad = torch.ones(3)
-optimizer = optizoo.Adam([param], lr=0.5)
-optimizer.step()
-print(optizoo.explain(optimizer))
-print(param.tolist())
-"""
-
-
-def explained(cache: Path, code: str = PROBE, **environment: str) -> str:
-    """Return what a fresh process prints, with its own cache."""
-    variables = {**os.environ, "OPTIZOO_CACHE": str(cache), **environment}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    return done.stdout
-
-
-def kernels(cache: Path) -> list[Path]:
-    return sorted((cache / "kernels").iterdir())
-
-
-def test_a_kernel_is_built_once(tmp_path):
-    """The second process finds the libraries of the first, and nothing else is left in the folder."""
-    assert "fused for 1 tensor" in explained(tmp_path)
-    built = {path: path.stat().st_mtime_ns for path in kernels(tmp_path)}
-    assert built
-    assert all(path.suffix == ".so" for path in built)
-    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
-    assert "fused for 1 tensor" in explained(tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in kernels(tmp_path)} == built
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
-def test_a_damaged_library_is_built_again(tmp_path, damage):
-    """A file in the cache that is not what was written is replaced, never loaded."""
-    explained(tmp_path)
-    whole = {path: path.read_bytes() for path in kernels(tmp_path)}
-    for path, content in whole.items():
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        path.write_bytes({"cut": content[:middle], "flipped": flipped, "empty": b"", "text": b"no library"}[damage])
-    assert "fused for 1 tensor" in explained(tmp_path)
-    assert {path: len(path.read_bytes()) for path in kernels(tmp_path)} == {p: len(c) for p, c in whole.items()}
-    assert all(build._load(path, holds_gil=True) is not None for path in kernels(tmp_path))
-
-
-def test_two_processes_build_at_once(tmp_path):
-    """Processes that begin together in an empty cache all get a right kernel."""
-    variables = {**os.environ, "OPTIZOO_CACHE": str(tmp_path)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
-        )
-        for _ in range(3)
-    ]
-    outputs = [process.communicate() for process in running]
-    assert {output for output, _ in outputs} == {outputs[0][0]}
-    assert "fused for 1 tensor" in outputs[0][0]
-    assert all(not errors for _, errors in outputs)
-    assert all(path.suffix == ".so" for path in kernels(tmp_path))
-
-
-def test_no_cache_can_be_written(tmp_path):
-    """Where no cache can be made (a file in its place, a read-only or full disk), the process builds for itself."""
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way", encoding="utf-8")
-    assert "fused for 1 tensor" in explained(blocked / "cache")
-    assert blocked.read_text(encoding="utf-8") == "in the way"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(tmp_path, monkeypatch):
-    """A cache folder without room is left as it was, and the kernel is built for this process alone."""
-    monkeypatch.setenv("OPTIZOO_CACHE", str(tmp_path))
-
-    def no_room(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(build.os, "replace", no_room)
-    monkeypatch.setattr(build, "_own_folder", lambda: type("Own", (), {"name": str(tmp_path / "own")}))
-    (tmp_path / "own").mkdir()
-    calls = []
-    original = build._write
-
-    def write(path, content):
-        calls.append(path)
-        if len(calls) == 2:
-            path.write_bytes(content + build.sha256(content).digest())
-            return path
-        return original(path, content)
-
-    monkeypatch.setattr(build, "_write", write)
-    assert build.library("int answer(void) { return 42; }\n").answer() == 42
-    assert kernels(tmp_path) == []
-
-
-def test_a_cache_that_others_may_write_to_is_refused(tmp_path):
-    """Code that others could have put there is not run: the step falls back, and the reason names the remedy."""
-    (tmp_path / "kernels").mkdir()
-    (tmp_path / "kernels").chmod(0o777)
-    said = explained(tmp_path)
-    assert "foreach for 1 tensor" in said
-    assert "others may write to the cache folder" in said
-    assert "chmod 700" in said
-    assert kernels(tmp_path) == []
-
-
-BROKEN = {
-    "no such compiler": ({"CC": "no-such-compiler"}, "there is no compiler 'no-such-compiler'"),
-    "no compiler at all": ({"PATH": "/nonexistent"}, "there is no C compiler (cc, gcc, clang); install gcc or clang"),
-    "a compiler that fails": ({"CC": "false"}, "cannot build the kernel"),
-    "a compiler that makes nonsense": ({"CC": "true"}, "cannot build the kernel"),
-}
-
-
-@pytest.mark.parametrize(("environment", "reason"), BROKEN.values(), ids=list(BROKEN))
-def test_without_a_compiler(tmp_path, environment, reason):
-    """``fused=None`` falls back to foreach and says why; ``fused=True`` raises the same reason at once."""
-    said = explained(tmp_path, **environment)
-    assert "foreach for 1 tensor" in said
-    assert reason in said
-    strict = """
-import torch, optizoo
-try:
-    optizoo.Adam([torch.nn.Parameter(torch.ones(3))], fused=True)
-except RuntimeError as error:
-    print(error)
-"""
-    assert reason in explained(tmp_path, strict, **environment)
-
-
-@pytest.mark.parametrize("compiler", build.COMPILERS)
-@pytest.mark.parametrize("types", [("float32", "float32"), ("bfloat16", "float16"), ("float64", "float32")])
-def test_compilers_do_not_warn(compiler, types, tmp_path):
-    """The emitted text has no warning from any compiler that is here, and ``CC`` decides which one is used."""
-    path = build.shutil.which(compiler)
-    if path is None:
-        pytest.skip(f"there is no {compiler}")
-    words = [Operation(name, (0, 1), index) for index, name in enumerate(("add", "lerp"))]
-    program = Program(("param", "grad"), tuple(words), (("param", 2), ("made", 3)))
-    (tmp_path / "k.c").write_text(emit_c.source(program, *types, unscale=True), encoding="utf-8")
-    flags = [*build.FLAGS, "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([path, *flags, str(tmp_path / "k.c"), "-o", str(tmp_path / "k.so")], check=True)
+# The process ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_openmp_runtime():

@@ -1,6 +1,6 @@
 """The executions of a rule, and the choice between them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from optizoo.backends import foreach, fused, loop
-
-UNPROVEN = "the Triton kernel has no record of a proof on a GPU yet, and is taken with fused=True only"
 
 # Tensor types whose memory and lists the backends may use; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -30,7 +28,13 @@ class Choice(NamedTuple):
 UPDATES = {"loop": loop.update, "foreach": foreach.update, "fused": fused.update}
 
 
-def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequence[Tensor] = ()) -> Choice:
+def choose(
+    group: Mapping[str, Any],
+    param: Tensor,
+    grad: Tensor,
+    states: Sequence[Tensor] = (),
+    kernel: Callable[[], str | None] | None = None,
+) -> Choice:
     """Choose the backend for a parameter.
 
     Args:
@@ -38,14 +42,13 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         param: The parameter.
         grad: Its gradient.
         states: Its states of the same shape, those that exist.
+        kernel: Returns why the very kernel of this update cannot serve, or ``None``; asked last.
 
     Raises:
         RuntimeError: ``fused=True`` cannot be honoured; the message says why.
     """
     may_fuse = group["fused"] or (group["fused"] is None and group["foreach"] is None)
-    obstacle = fused_obstacle(group, param, grad, states) if may_fuse else "it is not asked for"
-    if obstacle is None and param.is_cuda and not group["fused"]:
-        obstacle = UNPROVEN
+    obstacle = fused_obstacle(group, param, grad, states, kernel) if may_fuse else "it is not asked for"
     if group["fused"]:
         if obstacle is not None:
             raise RuntimeError(f"fused=True cannot be honoured: {obstacle}; use fused=None, which chooses what can")
@@ -61,7 +64,7 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
     if obstacle is None:
-        return Choice("fused", "the fastest that can serve")
+        return Choice("fused", f"the fastest that can serve, proven on {fused.place(param.device)}")
     if group["capturable"]:
         return Choice("loop", f"step and lr stay on the device (capturable=True), and no fused kernel: {obstacle}")
     if grad.dtype != param.dtype:
@@ -74,7 +77,11 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
 
 
 def fused_obstacle(
-    group: Mapping[str, Any], param: Tensor, grad: Tensor | None = None, states: Sequence[Tensor] = ()
+    group: Mapping[str, Any],
+    param: Tensor,
+    grad: Tensor | None = None,
+    states: Sequence[Tensor] = (),
+    kernel: Callable[[], str | None] | None = None,
 ) -> str | None:
     """Return why no fused kernel can update a parameter, or ``None`` if one can.
 
@@ -83,6 +90,7 @@ def fused_obstacle(
         param: The parameter.
         grad: Its gradient, if there is one to judge.
         states: Its states of the same shape, those that exist.
+        kernel: As in :func:`choose`; without it, it is asked whether any kernel can be had.
     """
     if group["differentiable"]:
         return "autograd cannot go through a kernel (differentiable=True)"
@@ -105,7 +113,7 @@ def fused_obstacle(
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):
         return "parameter, gradient and state do not share strides without holes"
-    return fused.unavailable(param.device)
+    return fused.unavailable(param.device) if kernel is None else kernel()
 
 
 def _aligned(param: Tensor, *others: Tensor) -> bool:

@@ -9,7 +9,10 @@ that Python would raise or make complex.
 """
 
 import ast
+import ctypes
 import itertools
+import math
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +78,55 @@ def condition(text: str, operands: Mapping[str, Any]) -> Code:
         ):
             return [*compiled(ast.unparse(formula), operands), ("REQUIRE", bool(value))]
     raise InexpressibleError(f"the condition {text} is of another form")
+
+
+def instruction(word: str, operand: Any) -> tuple[int, int]:
+    """Return a word and its operand as ``step.c`` takes them."""
+    if word == "CONSTANT":
+        return WORDS.index(word), struct.unpack("q", struct.pack("d", operand))[0]
+    return WORDS.index(word), int(operand or 0)
+
+
+def objection(library: ctypes.CDLL) -> str | None:
+    """Return what ``step.c`` evaluates otherwise than Python does, or ``None``."""
+    values = (0.0, -0.0, 1.0, -2.5, 0.1, 0.999, 1e-8, 3e-310, 1e308, -7.0, 1234567.0)
+    operands = {"option0": "1", "option1": "2"}
+    for text in _EXAMPLES:
+        evaluated = _Row([*compiled(text, operands), ("STORE", 0)])
+        in_python = compile(text, "<formula>", "eval")
+        required = _Row(condition(f"bool({text}) is True", operands))
+        for first, second in itertools.product(values, repeat=2):
+            try:
+                expected = float(eval(in_python, {"option0": first, "option1": second}))
+            except (ArithmeticError, TypeError):  # Python raises, or leaves the real numbers
+                expected = math.nan
+            numbers = (ctypes.c_double * 3)(0.0, first, second)
+            known = bool(library.optizoo_evaluate(evaluated.words, numbers))
+            same = struct.pack("d", evaluated.scalar.value) == struct.pack("d", expected)
+            if known != math.isfinite(expected) or (known and not same):
+                return f"it takes {text} of {first!r} and {second!r} for {evaluated.scalar.value!r}, not {expected!r}"
+            if known and bool(library.optizoo_evaluate(required.words, numbers)) != bool(expected):
+                return f"it takes {text} of {first!r} and {second!r} for {not bool(expected)}"
+    return None
+
+
+_EXAMPLES = (
+    *(f"(option0 {symbol} option1)" for symbol in ("+", "-", "*", "/", "**", "<", "<=", ">", ">=", "==", "!=")),
+    *("(-option1)", "abs(option1)", "(1 - (option1 ** option0))", "((1 - (0.9 ** option0)) ** 0.5)"),
+    "((-option1) / (1 - (0.9 ** option0)))",
+    "((((option0 - 4) * (option0 - 2)) * option1) / ((option1 - 4) * (option1 - 2)))",
+)
+
+
+class _Row:
+    """A row of ``step.c`` with what it points to."""
+
+    def __init__(self, code: Code):
+        words = [*itertools.chain(*(instruction(word, operand) for word, operand in code))]
+        self.code = (ctypes.c_int64 * len(words))(*words)
+        self.scalar, self.made = ctypes.c_double(), ctypes.c_double()
+        scalar, at, made = map(ctypes.addressof, (self.scalar, self.code, self.made))
+        self.words = (ctypes.c_int64 * 5)(0, scalar, len(code), at, made)
 
 
 def _emit(node: ast.AST, operands: Mapping[str, Any], code: Code) -> bool:

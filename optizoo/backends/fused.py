@@ -5,16 +5,18 @@ On the CPU it is C, here; on a GPU it is Triton, in :mod:`optizoo.backends.fused
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optizoo.backends import build, emit_c, fused_cuda, process
+from optizoo.backends import build, emit_c, fused_cuda, process, proof
+from optizoo.backends.build import BuildError
 from optizoo.backends.loop import Columns
-from optizoo.backends.trace import Program, trace
+from optizoo.backends.trace import Operation, Program, TraceError, trace
 
 TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -23,7 +25,7 @@ GRAIN = 1 << 13
 
 
 class Kernel:
-    """A program, built for a type of parameters and one of gradients.
+    """A program, built for a type of parameters and one of gradients, and proven.
 
     Args:
         program: What it computes.
@@ -32,15 +34,33 @@ class Kernel:
         unscale: It takes one more scalar, by which gradients are divided.
 
     Raises:
-        BuildError: It cannot be built here.
+        BuildError: It cannot be built here, or does not pass its proof.
     """
 
     def __init__(self, program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False):
         self.program = program
         self.width = emit_c.width(program, unscale=unscale)
         text = emit_c.source(program, TYPES[dtype], TYPES[grad_dtype], unscale=unscale)
-        self.function = build.library(text).optizoo_update
+
+        def objection(library: ctypes.CDLL, native: bool) -> str | None:
+            self._take(library)
+            exact = native and proof.rounds_as_torch()
+            return proof.objection(program, dtype, grad_dtype, self._launches, unscale=unscale, exact=exact)
+
+        self._take(build.library(text, build.Proof(proof.claim("cpu"), objection)))
+
+    def _take(self, library: ctypes.CDLL) -> None:
+        self.function = library.optizoo_update
         self.function.restype = None
+
+    def _launches(self, columns: list[list[Tensor]], scalars: list[float]) -> Iterator[tuple[str, bool]]:
+        """Launch in every way that there is, for a proof."""
+        launch = Launch(self, columns, [1] * len(columns[0]))
+        launch.put(0, [math.nan] * self.width)  # a row that no tensor has
+        launch.put(1, scalars)
+        for way, count in (("one share", 1), ("again", 1), ("two shares", 2), ("seven shares", 7)):
+            self.function(*launch.arguments, ctypes.c_int64(count), in_turn())
+            yield way, True
 
 
 class Launch:
@@ -62,6 +82,7 @@ class Launch:
         self.pointers = (ctypes.c_void_p * len(pointers))(*pointers)
         self.rows = (ctypes.c_int32 * self.tensors)(*rows)
         self.scalars = (ctypes.c_double * max(kernel.width * (max(rows) + 1), 1))()
+        self.arguments = ctypes.c_int64(self.tensors), self.ends, self.pointers, self.scalars, self.rows
 
     def put(self, row: int, scalars: Iterable[Any]) -> None:
         """Write the scalars of a row: numbers or 0-dim tensors."""
@@ -70,8 +91,7 @@ class Launch:
 
     def run(self) -> None:
         """Update the tensors."""
-        arguments = ctypes.c_int64(self.tensors), self.ends, self.pointers, self.scalars, self.rows
-        self.kernel.function(*arguments, *shares(self.elements))
+        self.kernel.function(*self.arguments, *shares(self.elements))
 
 
 class Call(NamedTuple):
@@ -164,39 +184,89 @@ def update(
     """Apply ``rule`` to all parameters at once; arguments and result are those of :func:`optizoo.backends.loop.update`.
 
     Raises:
-        BuildError: The kernel cannot be built here.
+        BuildError: The kernel cannot serve here; nothing was written. :func:`obstacle` knows it before.
     """
     made = call(rule, params, grads, states, **options)
     run([made])
     return made.made
 
 
-def makes_states(program: Program) -> bool:
-    """Return whether the program has outputs that are no inputs."""
-    return bool(emit_c.fresh_outputs(program))
+_kernels: dict[tuple[Program, torch.dtype, torch.dtype, bool], Kernel | str] = {}  # or why there is none
 
 
-@lru_cache(maxsize=1024)
 def kernel_for(program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False) -> Kernel:
-    """Return the kernel of a program; built once in a process."""
-    return Kernel(program, dtype, grad_dtype, unscale=unscale)
+    """Return the kernel of a program; built once in a process.
+
+    Raises:
+        BuildError: It cannot serve; that too is found out once.
+    """
+    key = program, dtype, grad_dtype, unscale
+    known = _kernels.get(key)
+    if known is None:
+        try:
+            known = Kernel(program, dtype, grad_dtype, unscale=unscale)
+        except BuildError as error:
+            known = str(error)
+        _kernels[key] = known
+    if isinstance(known, str):
+        raise BuildError(known)
+    return known
+
+
+def obstacle(
+    rule: Callable[..., tuple],
+    states: Mapping[str, bool],
+    param: Tensor,
+    grad: Tensor,
+    *,
+    maximize: bool = False,
+    grad_scale: bool = False,
+    found_inf: bool = False,
+    **options: Any,
+) -> str | None:
+    """Return why the kernel that :func:`update` would launch cannot serve, or ``None``; builds and proves it.
+
+    Args:
+        rule: As in the loop.
+        states: For every state of the rule whether it exists.
+        param: One of the parameters.
+        grad: Its gradient.
+        maximize: As in the loop.
+        grad_scale: Whether gradients are divided on the way.
+        found_inf: Whether the kernel looks for an overflow.
+        **options: As in the loop.
+    """
+    try:
+        program, scalars = trace(rule, states, maximize=maximize, **options)
+        if param.is_cuda:
+            fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
+        else:
+            kernel_for(program, param.dtype, grad.dtype, unscale=grad_scale)
+    except BuildError as error:
+        return str(error)
+    except TraceError:  # is told by the update
+        return None
+    return None
+
+
+_PROBE = Program(("param", "grad"), (Operation("add", (0, 1), 0),), (("param", 2),))
+
+
+def place(device: torch.device) -> str:
+    """Return the name of what kernels are proven on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
 
 
 def unavailable(device: torch.device | str = "cpu") -> str | None:
-    """Return why no kernel can be built for a device, or ``None`` if they can."""
+    """Return why no kernel can be built for a device, or ``None`` if they can, as far as one can tell for another."""
     device = torch.device(device)
     if device.type == "cuda":
         return fused_cuda.unavailable(device)
     try:
-        _probe()
-    except build.BuildError as error:
+        kernel_for(_PROBE, torch.float32, torch.float32)
+    except BuildError as error:
         return str(error)
     return None
-
-
-@cache
-def _probe() -> None:
-    build.library("int optizoo_probe(void) { return 0; }\n")
 
 
 def shares(elements: int) -> tuple[ctypes.c_int64, Any]:
@@ -222,3 +292,15 @@ def parallel() -> Any:
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
     except (AttributeError, OSError, TypeError):
         return None
+
+
+@cache
+def in_turn() -> Any:
+    """Return what starts the shares of a kernel one after the other in this thread: a proof must start no others."""
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+    def parallel(function: Any, argument: Any, threads: int, _: int) -> None:
+        for _ in range(threads):
+            function(argument)
+
+    return ctypes.CFUNCTYPE(None, work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(parallel)

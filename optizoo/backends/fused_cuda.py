@@ -8,14 +8,17 @@ import hashlib
 import importlib.util
 import linecache
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optizoo.backends import emit_triton
+from optizoo.backends import build, emit_triton, proof
+from optizoo.backends.build import BuildError
+from optizoo.backends.emit_c import fresh_outputs
 from optizoo.backends.trace import Program
 
 BLOCK = 1024
@@ -93,7 +96,7 @@ def _unavailable_on(index: int) -> str | None:
     try:
         driver.active.get_current_device()  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # it builds itself with the machine's C compiler, and fails as that fails
-        return f"Triton's driver does not start ({str(error).strip().partition(chr(10))[0]})"
+        return f"Triton's driver does not start ({_first_line(error)})"
     return None
 
 
@@ -182,7 +185,20 @@ def kernel_for(
         unscale: It takes ``grad_scale``.
         found_inf: It takes ``found_inf``.
     """
-    text = emit_triton.source(
+    return Kernel(_text(program, dtype, grad_dtype, homes, scalar_types, unscale=unscale, found_inf=found_inf))
+
+
+def _text(
+    program: Program,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    homes: tuple[int, ...],
+    scalar_types: tuple[torch.dtype | None, ...],
+    *,
+    unscale: bool,
+    found_inf: bool,
+) -> str:
+    return emit_triton.source(
         program,
         str(dtype).removeprefix("torch."),
         str(grad_dtype).removeprefix("torch."),
@@ -191,7 +207,169 @@ def kernel_for(
         unscale=unscale,
         found_inf=found_inf,
     )
-    return Kernel(text)
+
+
+# The proof -----------------------------------------------------------------------------------------------------------
+
+_verdicts: dict[tuple[Any, ...], str | None] = {}  # kernel and device -> why it may not serve there, or None
+
+
+def prove(
+    program: Program,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    *,
+    unscale: bool = False,
+    found_inf: bool = False,
+) -> None:
+    """Let the kernel that :func:`launch` would take prove itself on its device, unless it has done so before.
+
+    Args:
+        program: What it computes.
+        scalars: As for the launch; their values do not matter.
+        param: One of the parameters.
+        grad: Its gradient.
+        unscale: It takes ``grad_scale``.
+        found_inf: It takes ``found_inf``.
+
+    Raises:
+        BuildError: It cannot be built, or does not pass. That is found out once in a process.
+    """
+    device = param.device
+    kinds = tuple(kind.dtype if isinstance(kind := _argument(scalar, device), Tensor) else None for scalar in scalars)
+    key = program, param.dtype, grad.dtype, kinds, unscale, found_inf, device
+    if key not in _verdicts:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise BuildError("no kernel can be built while a CUDA graph is captured; make a step before")
+        _verdicts[key] = _verdict(program, param.dtype, grad.dtype, kinds, device, unscale=unscale, found_inf=found_inf)
+    if (reason := _verdicts[key]) is not None:
+        raise BuildError(reason)
+
+
+def _verdict(
+    program: Program,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    kinds: tuple[torch.dtype | None, ...],
+    device: torch.device,
+    **options: bool,
+) -> str | None:
+    if (reason := unavailable(device)) is not None:
+        return reason
+    columns = [*program.inputs, *fresh_outputs(program)]
+    homes = tuple(columns.index(name) for name, _ in program.outputs)
+
+    def launches(columns: list[list[Tensor]], numbers: list[float]) -> Iterator[tuple[str, bool]]:
+        return _launches(program, columns, homes, numbers, kinds, device, **options)
+
+    def objection() -> str | None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return proof.objection(
+            program,
+            dtype,
+            grad_dtype,
+            launches,
+            unscale=options["unscale"],
+            device=device,
+            lengths=(BLOCK, BLOCK + 1),
+            kinds=kinds,
+        )
+
+    try:
+        text = _text(program, dtype, grad_dtype, homes, kinds, **options)
+        digest = hashlib.sha256("\0".join([text, str(kinds), proof.claim(_environment(device))]).encode()).hexdigest()
+        folder = _folder()
+        build.judge(
+            folder and folder / f"{digest[:32]}.proof", digest, objection, remedy="update Triton and the driver"
+        )
+    except BuildError as error:
+        return str(error)
+    except Exception as error:  # of any kind: a step must not fail for it, nor try again
+        return f"Triton cannot build or launch the kernel ({type(error).__name__}: {_first_line(error)})"
+    return None
+
+
+def _launches(
+    program: Program,
+    columns: list[list[Tensor]],
+    homes: Sequence[int],
+    numbers: list[float],
+    kinds: Sequence[torch.dtype | None],
+    device: torch.device,
+    *,
+    unscale: bool,
+    found_inf: bool,
+) -> Iterator[tuple[str, bool]]:
+    """Launch in every way that there is, for a proof."""
+    scalars = [
+        number if kind is None else torch.tensor(number, dtype=kind, device=device)
+        for number, kind in zip(numbers, kinds, strict=False)  # behind them stands the scale
+    ]
+    scale = torch.tensor(numbers[-1], dtype=torch.float32, device=device) if unscale else None
+    flag = torch.zeros((), dtype=torch.float32, device=device) if found_inf else None
+    inputs, outputs = columns[: len(program.inputs)], [columns[home] for home in homes]
+    memory: dict[str, Any] = {}
+
+    def repeated() -> None:
+        launch(program, scalars, inputs, outputs, grad_scale=scale, found_inf=flag, memory=memory)
+
+    for way in ("first launch", "second launch"):
+        repeated()
+        yield way, True
+    if device.type == "cuda":
+        graph = _captured(repeated, device)
+        for way in ("captured", "replayed again"):
+            graph.replay()
+            yield way, True
+    if flag is not None:
+        flag.fill_(1)
+        repeated()
+        yield "after an overflow", False
+
+
+def _captured(function: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """Return a CUDA graph of what a function launches; nothing else in the process is disturbed."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            function()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return graph
+
+
+def _folder() -> Path | None:
+    try:
+        return build.kernel_folder()
+    except BuildError:  # what others may write to holds no verdicts for us
+        return None
+
+
+def _environment(device: torch.device) -> str:
+    """Return all on which it depends what a kernel computes."""
+    import triton
+
+    parts = [f"triton {triton.__version__}", f"{BLOCK} {WARPS}"]
+    if device.type == "cuda":
+        try:
+            driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            driver = ""
+        version = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
+        parts += [torch.cuda.get_device_name(device), str(torch.cuda.get_device_capability(device))]
+        parts += [f"cuda {torch.version.cuda}, hip {torch.version.hip}, driver {version} {driver}"]
+    else:
+        parts.append("interpreter")
+    return ", ".join(parts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

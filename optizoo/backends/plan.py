@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import foreach, fused
-from optizoo.backends.formulas import WORDS, InexpressibleError, compiled, condition
+from optizoo.backends.formulas import InexpressibleError, compiled, condition, instruction
 from optizoo.backends.reader import reader
 from optizoo.backends.trace import Wiring
 
@@ -218,7 +218,7 @@ class Plan:
         for launch, tasks in self._launches:
             for row, task in enumerate(tasks):
                 code = [] if id(task) in by_python else self._code(task, numbers[id(task.group)])
-                at = self._words(itertools.chain(*(_instruction(word, operand) for word, operand in code)))
+                at = self._words(itertools.chain(*(instruction(word, operand) for word, operand in code)))
                 scalars = 0
                 if isinstance(launch, fused.Launch):
                     scalars = ctypes.addressof(launch.scalars) + 8 * row * launch.kernel.width
@@ -358,12 +358,6 @@ def _is_moving(value: Any) -> bool:
 def _as_words(items: Iterable[tuple[Any, Any, int, int, int]]) -> Iterable[int]:
     for key, value, *more in items:
         yield from (id(key), id(value), *more)
-
-
-def _instruction(word: str, operand: Any) -> tuple[int, int]:
-    if word == "CONSTANT":
-        return WORDS.index(word), struct.unpack("q", struct.pack("d", operand))[0]
-    return WORDS.index(word), int(operand or 0)
 
 
 class _Place(NamedTuple):

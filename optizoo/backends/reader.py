@@ -6,6 +6,7 @@ What fails leaves DLPack, whose reader takes three times as long.
 """
 
 import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optizoo.backends import build
+from optizoo.backends import build, formulas
 
 # What `torch_t` of step.c has behind its offset, in order.
 _FUNCTIONS = ("layout", "data_ptr", "dim", "sizes", "strides", "dtype", "device_type")
@@ -62,7 +63,9 @@ def reader() -> Reader:
     for each in (1.5, (), torch.zeros(1, device="cpu"), torch.nn.Parameter(torch.zeros(1, device="cpu"))):
         if ctypes.c_size_t.from_address(id(each) + ctypes.sizeof(ctypes.c_ssize_t)).value != id(type(each)):
             raise ValueError("this Python does not keep the class of an object behind its count of references")
-    library = build.library(files("optizoo.backends").joinpath("step.c").read_text(encoding="utf-8"), holds_gil=True)
+    text = files("optizoo.backends").joinpath("step.c").read_text(encoding="utf-8")
+    evaluates = build.Proof(f"Python {sys.version}", lambda library, _: formulas.objection(library))
+    library = build.library(text, evaluates, holds_gil=True)
     return _through_torch(library) or Reader(library, _exchange(), 0, 0)
 
 

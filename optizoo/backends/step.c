@@ -171,7 +171,7 @@ typedef struct { /* what the tensors of one bucket have in common */
 
 /* Evaluate the formulas of a row. Return 0 where a condition does not hold, or where Python would raise or leave the
    real numbers: it does wherever a result here is not finite. */
-static int evaluate(const row_t *row, double *numbers) {
+int optizoo_evaluate(const row_t *row, double *numbers) {
     double stack[32], *top = stack - 1;
     numbers[0] = *row->step + 1;
     for (const instruction_t *at = row->code; at < row->code + row->length; at++) {
@@ -308,7 +308,7 @@ static int look(watch_t *watch, int64_t *counted) {
         }
     }
     for (const row_t *row = watch->row; row < watch->row + watch->rows; row++)
-        if (row->code && !evaluate(row, (double *)row->numbers))
+        if (row->code && !optizoo_evaluate(row, (double *)row->numbers))
             return 0;
     return 1;
 }

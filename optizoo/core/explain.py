@@ -1,11 +1,16 @@
 """What an optimizer will do and why, in words."""
 
+from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from optizoo.backends import choose
+from optizoo.backends import choose, fused
 from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.state import counts_on_device
 
 
 def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
@@ -30,8 +35,9 @@ def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
         counts: dict[tuple, int] = {}
         for param in group["params"]:
             grad = param.grad if param.grad is not None else param.detach()
+            kernel = partial(_kernel_obstacle, optimizer, group, param, grad)
             key = (
-                *choose(optimizer.complete(group), param, grad, optimizer._columns(param)),
+                *choose(optimizer.complete(group), param, grad, optimizer._columns(param), kernel),
                 param.device,
                 str(param.dtype).removeprefix("torch."),
             )
@@ -41,6 +47,21 @@ def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
             kind = type(optimizer).__name__
             lines.append(f"{kind}, param group {index}: {backend} for {tensors} ({device}, {dtype}): {reason}")
     return "\n".join([*lines, *(_stalled(optimizer) if stalled else ())])
+
+
+def _kernel_obstacle(optimizer: RuleOptimizer, own: Mapping[str, Any], param: Tensor, grad: Tensor) -> str | None:
+    """Return why the kernel of a parameter's next update cannot serve, or ``None``; no state is made."""
+    group = optimizer.complete(own)
+    rule, store = optimizer.rule_for(group), {**optimizer.state.get(param, {})}
+    states, _, made_by_rule = optimizer._sorted_states(rule, group)
+    exists = {**states, **{name: store.get(name) is not None for name in made_by_rule}}
+    on_device = counts_on_device(group, param)
+    counter = torch.as_tensor(store.get("step", 0.0), device=param.device if on_device else "cpu")
+    step = counter.double() + 1 if on_device else counter.item() + 1
+    numbers = optimizer._products(store, group, step, counter)
+    options = optimizer._rule_options(rule, group, step, "fused")
+    options |= {name: new if on_device else new.item() for name, (_, new) in numbers.items()}
+    return fused.obstacle(rule, exists, param, grad, **options)
 
 
 def _stalled(optimizer: RuleOptimizer) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optizoo.backends import choose, process
+from optizoo.backends import choose, fused, process
 from optizoo.backends.finite import nonfinite
 from optizoo.core import loading
 from optizoo.core.bucket import Bucket, update_all
@@ -95,10 +95,8 @@ class RuleOptimizer(CompiledOptimizer):
     _observed_step = Optimizer.profile_hook_step(_step)
 
     def _alone(self) -> RLock:
-        """Return what one thread at a time holds while it steps; a child of ``fork`` gets its own."""
-        if self.__dict__.setdefault("_guard", (process.forks, RLock()))[0] != process.forks:
-            self._guard = process.forks, RLock()  # a thread that does not exist here may hold the old one
-        return self._guard[1]
+        """Return what one thread at a time holds while it steps."""
+        return (self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", process.Lock())).now()
 
     def _update(self) -> None:
         scaled = "found_inf" in self.__dict__ or "grad_scale" in self.__dict__  # set by torch.amp.GradScaler
@@ -210,7 +208,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            buckets = self._buckets()
+            buckets = self._buckets(**dict.fromkeys(scaling, True))
             update_all(buckets, memory=self._device_memory, **scaling)
         return buckets
 
@@ -230,17 +228,23 @@ class RuleOptimizer(CompiledOptimizer):
         """Return what ``rule`` takes in a param group, and ``maximize``; ``step`` is not among it."""
         return {k: v for k, v in self._rule_options(rule, self.complete(group), None, backend).items() if k != "step"}
 
-    def _buckets(self) -> list[Bucket]:
-        """Sort the parameters with gradients into buckets, and make the states that they lack."""
+    def _buckets(self, **scaling: bool) -> list[Bucket]:
+        """Sort the parameters with gradients into buckets, and make the states that they lack.
+
+        Args:
+            **scaling: Which of ``grad_scale`` and ``found_inf`` the kernels take.
+        """
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
             work.append((group, [pair for pair in pairs if pair[1] is not None]))
         if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
-        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
+        return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs, scaling)]
 
-    def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
+    def _group_buckets(
+        self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]], scaling: Mapping[str, bool]
+    ) -> Iterable[Bucket]:
         group = self.complete(own)
         rule = self.rule_for(group)
         states, zeros, made_by_rule = self._sorted_states(rule, group)
@@ -248,6 +252,7 @@ class RuleOptimizer(CompiledOptimizer):
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
+        obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
         for param, grad in pairs:
             on_device = counts_on_device(group, param)
             if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
@@ -267,19 +272,33 @@ class RuleOptimizer(CompiledOptimizer):
                     store[name] = self._initial(name, group, param)
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
-            backend = choose(group, param, grad, existing).name
-            key = (
-                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, backend),
-                *((id(counter),) if on_device else (step, *(new.item() for _, new in numbers.values()))),
+            exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
+            products = {
+                name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
+            }
+            kind = (
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
+                *((id(counter),) if on_device else (step, *products.values())),
             )
-            bucket = buckets.get(key)
+
+            def kernel(
+                kind: tuple = kind,
+                param: Tensor = param,
+                grad: Tensor = grad,
+                exists: dict[str, bool] = exists,
+                step: Any = step,
+                products: dict[str, Any] = products,
+            ) -> str | None:
+                if kind not in obstacles:
+                    options = self._rule_options(rule, group, step, "fused") | products
+                    obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
+                return obstacles[kind]
+
+            backend = choose(group, param, grad, existing, kernel).name
+            bucket = buckets.get((*kind, backend))
             if bucket is None:
-                exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-                options = self._rule_options(rule, group, step, backend)
-                options |= {
-                    name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
-                }
-                bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
+                options = self._rule_options(rule, group, step, backend) | products
+                bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
