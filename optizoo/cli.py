@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from optizoo import __version__
-from optizoo.core.validation import did_you_mean
+from optizoo.core.options import did_you_mean
 from optizoo.optimizers import list_optimizers, optimizer_class
 
 OVERRIDES = """

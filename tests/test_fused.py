@@ -23,7 +23,7 @@ import optizoo
 from optizoo.backends import build, emit_c, fused, loop
 from optizoo.backends.trace import WORDS, Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.optimizers import optimizer_class
+from optizoo.zoo import optimizer_class
 from optizoo.testing import Run, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
 from optizoo.testing.verify import option_combinations

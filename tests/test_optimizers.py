@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.backends import UPDATES, fused
-from optizoo.optimizers import optimizer_class
+from optizoo.zoo import optimizer_class
 from optizoo.testing import torch_twin
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
 

@@ -8,7 +8,7 @@ import torch
 import optizoo
 from optizoo import rules
 from optizoo.backends import UPDATES
-from optizoo.optimizers import optimizer_class
+from optizoo.zoo import optimizer_class
 from optizoo.testing import MUTANTS, assert_equivalent, has_torch_twin, textbook, torch_twin, ulp_distance, with_rules
 from optizoo.testing.mutants import Mutant
 from optizoo.testing.streams import gradients, make_params

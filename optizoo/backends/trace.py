@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from optizoo.core.validation import check_results
+from optizoo.core.rule import check_results
 
 # Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
 # number where their namesake has a second tensor.

@@ -33,7 +33,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from optizoo import schedules
-from optizoo.core.validation import did_you_mean
+from optizoo.core.options import did_you_mean
 from optizoo.lab import models
 from optizoo.optimizers import create as create_optimizer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from optizoo.backends import fused
-from optizoo.optimizers import create, list_optimizers, optimizer_class
+from optizoo.zoo import create, list_optimizers, optimizer_class
 from optizoo.tables import text_table
 from optizoo.testing import textbook
 from optizoo.testing.equivalence import Run, assert_equivalent
