@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optizoo.backends.trace import LOOP_REMEDY, TraceError, trace
+from optizoo.core.checks import Check, flag, number, values
 from optizoo.core.declaration import constructor
+from optizoo.core.names import did_you_mean
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.core.options import Check, Common, did_you_mean, flag, number, values
+from optizoo.core.options import Common
 from optizoo.core.rule import Rule, schema
 
 
@@ -71,13 +73,14 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
 def _signature_only(options: Mapping[str, Any]) -> Callable[..., None]:
     """Return a constructor ``(self, params, option=default, ...)`` without a body."""
 
-    def __init__(self: Any, params: Any) -> None: ...
+    def signature_only(self: Any, params: Any) -> None: ...
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in ("self", "params")]
     parameters += [inspect.Parameter(option, kind, default=value) for option, value in options.items()]
-    vars(__init__)["__signature__"] = inspect.Signature(parameters)
-    return __init__
+    vars(signature_only)["__signature__"] = inspect.Signature(parameters)
+    signature_only.__name__ = "__init__"
+    return signature_only
 
 
 def _follow(rule: Rule, options: Mapping[str, Any]) -> None:

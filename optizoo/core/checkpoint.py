@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from optizoo.core import loading
+from optizoo.core.names import did_you_mean
 from optizoo.core.state import StatefulOptimizer, counts_on_device, share_equal, step_dtype
-from optizoo.core.options import did_you_mean
 
 # What belongs to an option: kept together where a checkpoint is loaded.
 _KEPT_WITH = {

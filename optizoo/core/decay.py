@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from optizoo.core.options import SHARED, Check, Decay, Decaying, OutOfRangeError, check_of, number, optional
+from optizoo.core.checks import Check, OutOfRangeError, number, optional
 from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.options import SHARED, Decay, Decaying, check_of
 from optizoo.core.rule import Rule, around
 
 

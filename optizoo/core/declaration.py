@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
-from optizoo.core.options import NAMED, OURS, SHARED, Check, check_of, did_you_mean
+from optizoo.core.names import did_you_mean
+from optizoo.core.options import NAMED, OURS, SHARED, check_of
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
@@ -26,8 +27,8 @@ def constructor(signature_only: Constructor) -> Constructor:
     """
 
     @wraps(signature_only)
-    def __init__(self: Any, *args: Any, **options: Any) -> None:
-        signature = vars(__init__)["__signature__"]
+    def construct(self: Any, *args: Any, **options: Any) -> None:
+        signature = vars(construct)["__signature__"]
         for name, value in options.items():
             if name not in signature.parameters or name == "self":
                 known = [*signature.parameters][2:]
@@ -35,14 +36,16 @@ def constructor(signature_only: Constructor) -> Constructor:
         try:
             bound = signature.bind(self, *args, **options)
         except TypeError as error:
-            raise TypeError(f"{_name(self)}: {error}; see help(optizoo.{_name(self)})") from None
+            raise TypeError(
+                f"{_name(self)}: {error}; its arguments are {', '.join([*signature.parameters][1:])}"
+            ) from None
         bound.apply_defaults()
-        arguments = {**bound.arguments, **self.fixed}
-        self._start(arguments.pop("params"), {name: value for name, value in arguments.items() if name != "self"})
+        _, params, *values = bound.arguments.values()
+        self._start(params, {**dict(zip([*signature.parameters][2:], values, strict=True)), **self.fixed})
 
-    vars(__init__)["__signature__"] = inspect.signature(signature_only)
-    vars(__init__)["is_signature"] = __init__  # a function that wraps it takes the mark along, but is another
-    return __init__  # pyright: ignore[reportReturnType]
+    vars(construct)["__signature__"] = inspect.signature(signature_only)
+    vars(construct)["is_signature"] = construct  # a function that wraps it takes the mark along, but is another
+    return construct  # pyright: ignore[reportReturnType]
 
 
 def _name(optimizer: Any) -> str:
@@ -103,26 +106,25 @@ def _parameters(init: Any, cls: Any, theirs: Mapping[str, Any]) -> dict[str, ins
 
 def _documented(doc: str, names: list[str]) -> str:
     """Return the documentation of a page, with a sentence for every argument, and with what all classes raise."""
-    head, _, rest = doc.partition("\nArgs:\n")
-    lines = rest.splitlines()
-    end = next((number for number, line in enumerate(lines) if line and not line.startswith(" ")), len(lines))
-    if not rest:  # the page describes no argument; the others stand before its examples
-        place = min((place for title in ("\nAttributes:", "\nRaises:", "\nExample:") if (place := doc.find(title)) >= 0),
-                    default=len(doc))  # fmt: skip
-        head, lines, end = doc[:place].rstrip() + "\n", doc[place:].splitlines(), 0
-    said: dict[str, list[str]] = {}
-    entry: list[str] = []
-    for line in lines[:end]:
-        if line.startswith("    ") and not line.startswith("     "):
-            entry = said.setdefault(line.strip().partition(":")[0], [])
-        if line:
-            entry.append(line)
+    before, examples, after = doc.partition("\nExample:\n")
+    head, found, rest = before.partition("\nArgs:\n")
+    if not found:
+        head, found, rest = before.partition("\nAttributes:\n")
+        rest = found.lstrip("\n") + rest
+    said: dict[str, str] = {}
+    name, lines = "", rest.splitlines()
+    while lines and lines[0].startswith("    "):
+        line = lines.pop(0)
+        if line[4] == " " and name:
+            said[name] += f"\n{line}"
+        else:
+            name = line.strip().partition(":")[0]
+            said[name] = line
     for name in names:
-        if name not in said:
-            known = SHARED[name][1] if name in SHARED else NAMED.get(name)
-            said[name] = [f"    {name}: {known.meaning}".replace("\n", "\n        ")] if known is not None else []
-    arguments = "\n".join(line for name in names for line in said[name])
-    sections = "\n".join(lines[end:]).strip("\n")
-    before, example, after = sections.partition("Example:\n")
-    raises = "" if "Raises:" in sections else _RAISES + "\n"
-    return f"{head.rstrip()}\n\nArgs:\n{arguments}\n\n{before}{raises}{example}{after}".rstrip() + "\n"
+        if name not in said and (known := SHARED[name][1] if name in SHARED else NAMED.get(name)) is not None:
+            said[name] = f"    {name}: {known.meaning}".replace("\n", "\n        ")
+    arguments = "\n".join(said[name] for name in names if name in said)
+    others = "\n".join(lines).strip("\n")
+    raises = "" if "Raises:\n" in doc else _RAISES
+    sections = [head.rstrip(), f"Args:\n{arguments}", others, raises.rstrip(), (examples + after).strip("\n")]
+    return "\n\n".join(filter(None, sections)) + "\n"

@@ -9,17 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optizoo.backends import fused_obstacle
+from optizoo.core.checks import Check, OutOfRangeError, warn_of_range
 from optizoo.core.declaration import declare
-from optizoo.core.options import (
-    SHARED,
-    TORCHS_KEYS,
-    Check,
-    Common,
-    OutOfRangeError,
-    check_of,
-    check_options,
-    warn_of_range,
-)
+from optizoo.core.options import SHARED, TORCHS_KEYS, Common, check_of, check_options
 from optizoo.core.overlap import overlap
 from optizoo.core.rule import Rule
 
@@ -73,7 +65,8 @@ class GroupedOptimizer(Optimizer):
     no group, so that groups and checkpoints have torch's keys."""
 
     _common_checks: ClassVar[Mapping[str, Check]] = {
-        name: check_of(name, SHARED[name][1].default if name in SHARED else 0.0) for name in ("lr", *Common.__annotations__)
+        name: check_of(name, SHARED[name][1].default if name in SHARED else 0.0)
+        for name in ("lr", *Common.__annotations__)
     }
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -90,7 +83,7 @@ class GroupedOptimizer(Optimizer):
         defaults = self._checked({**usual, **defaults}, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
 
-    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
         """Return the rule that serves ``group``: :attr:`rule`, where not several share the work."""
         return self.rule
 
@@ -142,7 +135,8 @@ class GroupedOptimizer(Optimizer):
         Where only switches are missing, as in a checkpoint of an older version, those that are no option anywhere.
         """
         switches = {name for name, value in self.defaults.items() if isinstance(value, bool)}
-        if not self.defaults.keys() - self.neutral_options().keys() - switches <= saved.keys() | self._common_checks.keys():
+        own = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
+        if own - switches - saved.keys():
             return TORCHS_KEYS
         kinds, options = [GroupedOptimizer], set[str]()
         for kind in kinds:

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 
 from optizoo import rules
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.zoo import optimizer_class
 from optizoo.testing import textbook
 from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules
+from optizoo.zoo import optimizer_class
 
 
 @dataclass(frozen=True)

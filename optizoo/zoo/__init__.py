@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optizoo.core.options import did_you_mean
+from optizoo.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from optizoo.core.decay import RegularizedOptimizer as RegularizedOptimizer
@@ -47,7 +47,7 @@ def classes() -> dict[str, "type[RuleOptimizer]"]:
 
 @lru_cache
 def _classes(found: tuple[ModuleType, ...]) -> dict[str, Any]:
-    kinds = [
+    kinds: list[Any] = [
         kind
         for page in found
         for kind in vars(page).values()

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from optizoo.core.checks import Check, number
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
-from optizoo.core.options import Check, DecayingWithoutForeach, number
-from optizoo.core.rule import Rule
+from optizoo.core.options import DecayingWithoutForeach
 
 
 def adadelta(param, grad, square_avg, acc_delta, *, lr, rho, eps, weight_decay):

@@ -9,7 +9,6 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import DecayingWithoutForeach
-from optizoo.core.rule import Rule
 
 
 def adagrad(param, grad, sum, *, lr, lr_decay, eps, weight_decay, step):  # noqa: A002 - torch's name of the state

@@ -8,7 +8,6 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import DecayingWithoutForeach
-from optizoo.core.rule import Rule
 
 
 def adamax(param, grad, exp_avg, exp_inf, *, lr, betas, eps, weight_decay, step):

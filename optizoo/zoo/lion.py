@@ -8,7 +8,6 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import Decaying
-from optizoo.core.rule import Rule
 
 
 def lion(param, grad, exp_avg, *, lr, betas, weight_decay):

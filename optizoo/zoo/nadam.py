@@ -9,7 +9,6 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import Decaying
-from optizoo.core.rule import Rule
 
 
 def nadam(

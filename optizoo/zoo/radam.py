@@ -8,8 +8,7 @@ from torch import Tensor
 
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
-from optizoo.core.options import Check, Decaying
-from optizoo.core.rule import Rule
+from optizoo.core.options import Decaying
 
 
 def radam(param, grad, exp_avg, exp_avg_sq, *, lr, betas, eps, weight_decay, decoupled_weight_decay, step):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from optizoo.core.checks import Check, number
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
-from optizoo.core.options import Check, DecayingByKeyword, number
-from optizoo.core.rule import Rule
+from optizoo.core.options import DecayingByKeyword
 
 
 def rmsprop(

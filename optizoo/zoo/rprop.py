@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from optizoo.core.checks import OutOfRangeError
 from optizoo.core.declaration import constructor
-from optizoo.core.options import Check, Common, OutOfRangeError
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.core.rule import Rule
+from optizoo.core.options import Common
 
 
 def rprop(param, grad, prev, step_size, *, etas, step_sizes):

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from optizoo.core.checks import Check, OutOfRangeError, number
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
-from optizoo.core.options import Check, Decaying, OutOfRangeError, number
+from optizoo.core.options import Decaying
 from optizoo.core.rule import Rule
 
 
