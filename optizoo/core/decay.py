@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from optizoo.core.checks import Check, OutOfRangeError, number, optional
+from optizoo.core.checks import Check, OutOfRangeError, number, optional, plain
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.options import SHARED, Decay, Decaying, check_of
 from optizoo.core.rule import Rule, around
@@ -115,7 +115,7 @@ class RegularizedOptimizer(RuleOptimizer):
     def _keep_max_lr(self, group: dict[str, Any]) -> None:
         if group.get("weight_decay_mode") == "independent" and group.get("max_lr") is None:
             lr = group.get("initial_lr", group["lr"])
-            group["max_lr"] = lr.item() if isinstance(lr, Tensor) else lr
+            group["max_lr"] = lr.item() if isinstance(lr, Tensor) else plain(lr)
 
     def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the group with the options that it leaves out, and the mode of its decay."""
@@ -140,7 +140,7 @@ class RegularizedOptimizer(RuleOptimizer):
                 "which the decay has its full strength, lr as the group was made: set it in the param group"
             )
         if group["weight_decay_mode"] == "independent" and not isinstance(group["lr"], Tensor):
-            share = group["weight_decay"] * group["lr"] / group["max_lr"]
+            share = plain(group["weight_decay"]) * plain(group["lr"]) / plain(group["max_lr"])
             if share > 1:
                 raise ValueError(
                     f"lr = {group['lr']!r} is so far above max_lr = {group['max_lr']!r} that the independent decay "

@@ -46,7 +46,8 @@ def near_miss(name: str, known: tuple[str, ...]) -> str | None:
     """
     bare = _bare(name)
     for alias, option in ALIASES.items():
-        if option in known and alias not in _OFTEN_FOREIGN and _is_slip(bare, _bare(alias)):
+        meant = _is_slip(bare, _bare(alias)) if len(alias) >= 7 else bare == _bare(alias)
+        if meant and option in known and alias not in _OFTEN_FOREIGN:
             return option
     return next((option for option in known if _is_slip(bare, _bare(option))), None)
 

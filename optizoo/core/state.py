@@ -31,7 +31,7 @@ class StatefulOptimizer(GroupedOptimizer):
             assert counter is not None
             if name not in store:
                 store[name] = torch.ones_like(counter)
-            options = {option: group[option] for option in schema(factor).options}
+            options = {option: scalar(group[option]) for option in schema(factor).options}
             # Autograd may save the number, which is written in place.
             before = store[name].clone() if group["differentiable"] else store[name]
             numbers[name] = store[name], before * factor(step, **options)
