@@ -7,7 +7,7 @@ checkpoints that hold them do not load with ``weights_only=True``.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -59,7 +59,8 @@ def plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, (Real, Decimal)) or hasattr(value, "__float__"):
         return float(value)  # pyright: ignore[reportArgumentType]
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+    sequence = hasattr(value, "__getitem__") and hasattr(value, "__len__")  # OmegaConf's ListConfig and its relatives
+    if sequence and not isinstance(value, (bytes, bytearray, Mapping)):
         return tuple(map(plain, value))
     return value
 
