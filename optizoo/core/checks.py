@@ -8,7 +8,6 @@ checkpoints that hold them do not load with ``weights_only=True``.
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,6 +36,7 @@ def plain(value: Any) -> Any:
 
     Tensors of one element stay tensors, which their owner may fill or differentiate.
 
+    >>> from decimal import Decimal
     >>> from fractions import Fraction
     >>> plain(Fraction(1, 4)), plain([Decimal("0.5"), 1]), plain("skip")
     (0.25, (0.5, 1), 'skip')
@@ -57,7 +57,7 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Integral):
         return int(value)
-    if isinstance(value, (Real, Decimal)) or hasattr(value, "__float__"):
+    if isinstance(value, Real) or hasattr(value, "__float__"):
         return float(value)  # pyright: ignore[reportArgumentType]
     sequence = hasattr(value, "__getitem__") and hasattr(value, "__len__")  # OmegaConf's ListConfig and its relatives
     if sequence and not isinstance(value, (bytes, bytearray, Mapping)):

@@ -22,11 +22,9 @@ def rmsprop(
 
     Centered, v - ḡ² (the variance of g) stands in place of v. Rounding can push it below zero, where torch goes on with
     NaN; here it is held at zero. With momentum, b ← μb + g / (√v + ε) and θ ← θ - αb.
-    ε stands outside the root, as in torch; ``eps_inside_sqrt`` has √(v + ε), the form of TensorFlow and optax. Weight
-    decay is L2.
-    Source: Tieleman & Hinton (2012), lecture 6.5,
-    https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf; centered: Graves (2013), equations 38 to
-    45, https://arxiv.org/abs/1308.0850.
+    ε stands outside the root, as in torch; ``eps_inside_sqrt`` has the √(v + ε) of TensorFlow and optax. Decay is L2.
+    Source: Tieleman & Hinton (2012), https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf;
+    centered: Graves (2013), equations 38 to 45, https://arxiv.org/abs/1308.0850.
     """
     if weight_decay:
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ

@@ -13,11 +13,12 @@ from optizoo.core.options import Common
 
 
 def rprop(param, grad, prev, step_size, *, etas, step_sizes):
-    """Rprop: a step of its own for every weight: η⁺ times longer while the sign of g stays, η⁻ when it turns.
+    """Rprop: Δ ← ηΔ by the sign of g·g₋₁; θ ← θ - sign(g)Δ.
 
-    Where it turns, the weight waits for one update, and the next one counts as neither. The steps start at the learning
-    rate and stay within ``step_sizes``. p and n are 1 where the sign stays and where it turns, else 0. Where a gradient
-    that turns is infinite, the rule gives NaN and torch 0.
+    A step of its own for every weight: η⁺ times longer while the sign of g stays, η⁻ when it turns. Where it turns, the
+    weight waits for one update, and the next one counts as neither. The steps start at the learning rate and stay
+    within ``step_sizes``. p and n are 1 where the sign stays and where it turns, else 0. Where a gradient that turns is
+    infinite, the rule gives NaN and torch 0.
     Source: Riedmiller & Braun (1993), https://doi.org/10.1109/ICNN.1993.298623, in the form iRprop⁻ of Igel & Hüsken
     (2000).
     """

@@ -25,9 +25,9 @@ def sgd(param, grad, *, lr, weight_decay):
 
 
 def momentum(param, grad, momentum_buffer=None, *, lr, momentum, dampening, nesterov, weight_decay):
-    """Momentum with the learning rate outside the velocity: b ← μb + (1-τ)g; θ ← θ - αb.
+    """Momentum, the learning rate outside the velocity: b ← μb + (1-τ)g; θ ← θ - αb, or θ - α(g + μb) with Nesterov.
 
-    Nesterov's form moves along g + μb instead of b. Weight decay is L2, as in :func:`sgd`.
+    Weight decay is L2, as in :func:`sgd`.
     The first update sets b = g: dampening τ is ignored there. torch does the same and documents it nowhere; the papers
     start from b = 0.
     Source: Polyak (1964); Sutskever et al. (2013), https://proceedings.mlr.press/v28/sutskever13.html, whose
@@ -44,7 +44,7 @@ def momentum(param, grad, momentum_buffer=None, *, lr, momentum, dampening, nest
 
 
 def momentum_lr_in_velocity(param, grad, velocity, *, lr, momentum, nesterov, weight_decay):
-    """Momentum with the learning rate inside the velocity: v ← ρv - αg; θ ← θ + v.
+    """Momentum, the learning rate inside the velocity: v ← ρv - αg; θ ← θ + v, or θ + ρv - αg with Nesterov.
 
     The same sequence as :func:`momentum` (without dampening) only while α is constant: after a change of α the old
     velocity still carries the old rate here, while there it is rescaled at once.
