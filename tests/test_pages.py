@@ -76,7 +76,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     importlib.invalidate_caches()
     yield
     sys.modules.pop("optizoo.zoo.signum", None)
-    vars(zoo).pop("signum", None)
+    zoo.__dict__.pop("signum", None)
 
 
 @pytest.mark.usefixtures("page")
@@ -147,7 +147,7 @@ class TestANewPage:
         assert not hasattr(optizoo, "Signum")
 
 
-CLASSES = list(zoo.classes().values())
+CLASSES: list[Any] = list(zoo.classes().values())
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -188,7 +188,7 @@ def test_positional_order_is_torchs(kind: Any):
 def test_names_for_editors_are_those_of_the_pages():
     """What editors are told of the shop window and of the rules is what there is."""
     for module, found in ((optizoo, zoo.classes()), (rules, zoo.rules())):
-        source = Path(module.__file__).read_text(encoding="utf-8")
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
         for name in found:
             assert f"import {name} as {name}\n" in source
     exported: dict[str, Any] = {}

@@ -79,8 +79,8 @@ class GroupedOptimizer(Optimizer):
     def _start(self, params: Any, defaults: dict[str, Any]) -> None:
         """Begin with these params and options; what all optimizers share may be left out."""
         self._device_memory: dict[tuple, dict] = {}  # tables of pointers on a GPU
-        usual = {name: SHARED[name][1].default for name in Common.__annotations__}
-        defaults = self._checked({**usual, **defaults}, where=f"{type(self).__name__}, constructor")
+        missing = {name: SHARED[name][1].default for name in Common.__annotations__ if name not in defaults}
+        defaults = self._checked({**defaults, **missing}, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
 
     def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
