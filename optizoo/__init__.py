@@ -1,27 +1,69 @@
 """An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it."""
 
-from optizoo import rules as rules
-from optizoo import schedulers as schedulers
-from optizoo import schedules as schedules
-from optizoo.core.explain import explain as explain
-from optizoo.core.optimizer import RuleOptimizer as RuleOptimizer
-from optizoo.custom import from_rule as from_rule
-from optizoo.groups import check_bound as check_bound
-from optizoo.groups import param_groups as param_groups
-from optizoo.optimizers import SGD as SGD
-from optizoo.optimizers import Adadelta as Adadelta
-from optizoo.optimizers import Adagrad as Adagrad
-from optizoo.optimizers import Adam as Adam
-from optizoo.optimizers import Adamax as Adamax
-from optizoo.optimizers import AdamW as AdamW
-from optizoo.optimizers import Lion as Lion
-from optizoo.optimizers import Momentum as Momentum
-from optizoo.optimizers import NAdam as NAdam
-from optizoo.optimizers import RAdam as RAdam
-from optizoo.optimizers import RMSprop as RMSprop
-from optizoo.optimizers import Rprop as Rprop
-from optizoo.optimizers import create as create
-from optizoo.optimizers import list_optimizers as list_optimizers
-from optizoo.schedulers import ScheduleLR as ScheduleLR
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from optizoo import zoo as zoo
+
+if TYPE_CHECKING:  # for editors; at run time names are found where they stand, new pages of the zoo too
+    from optizoo import rules as rules
+    from optizoo import schedulers as schedulers
+    from optizoo import schedules as schedules
+    from optizoo.core.explain import explain as explain
+    from optizoo.core.optimizer import RuleOptimizer as RuleOptimizer
+    from optizoo.custom import from_rule as from_rule
+    from optizoo.groups import check_bound as check_bound
+    from optizoo.groups import param_groups as param_groups
+    from optizoo.schedulers import ScheduleLR as ScheduleLR
+    from optizoo.zoo import create as create
+    from optizoo.zoo import list_optimizers as list_optimizers
+    from optizoo.zoo.adadelta import Adadelta as Adadelta
+    from optizoo.zoo.adagrad import Adagrad as Adagrad
+    from optizoo.zoo.adam import Adam as Adam
+    from optizoo.zoo.adam import AdamW as AdamW
+    from optizoo.zoo.adamax import Adamax as Adamax
+    from optizoo.zoo.lion import Lion as Lion
+    from optizoo.zoo.nadam import NAdam as NAdam
+    from optizoo.zoo.radam import RAdam as RAdam
+    from optizoo.zoo.rmsprop import RMSprop as RMSprop
+    from optizoo.zoo.rprop import Rprop as Rprop
+    from optizoo.zoo.sgd import SGD as SGD
+    from optizoo.zoo.sgd import Momentum as Momentum
 
 __version__ = "0.1.0"
+
+# Where the names stand that are no optimizers of the zoo.
+_HOMES = {
+    "RuleOptimizer": "core.optimizer",
+    "ScheduleLR": "schedulers",
+    "check_bound": "groups",
+    "create": "zoo",
+    "explain": "core.explain",
+    "from_rule": "custom",
+    "list_optimizers": "zoo",
+    "param_groups": "groups",
+}
+_MODULES = ("backends", "core", "custom", "groups", "rules", "schedulers", "schedules")
+
+sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
+
+
+def _names() -> list[str]:
+    return sorted({*_HOMES, *_MODULES, *zoo.classes()})
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return _names()
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if not name.startswith("_") and name in (classes := zoo.classes()):
+        return classes[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_names()})

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from optizoo import __version__
-from optizoo.core.validation import did_you_mean
-from optizoo.optimizers import list_optimizers, optimizer_class
+from optizoo.core.names import did_you_mean
+from optizoo.zoo import list_optimizers, optimizer_class
 
 OVERRIDES = """
 Every value of the config can be set behind its file, by its dotted name:

@@ -6,19 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optizoo.backends.trace import LOOP_REMEDY, TraceError, trace
+from optizoo.core.checks import Check, flag, number, values
+from optizoo.core.declaration import constructor
+from optizoo.core.names import did_you_mean
 from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.options import Common
 from optizoo.core.rule import Rule, schema
-from optizoo.core.validation import Check, did_you_mean, flag, number
-
-# Options of every optimizer, with their defaults.
-_COMMON: dict[str, Any] = {
-    "maximize": False,
-    "foreach": None,
-    "differentiable": False,
-    "fused": None,
-    "capturable": False,
-    "nonfinite": "propagate",
-}
 
 
 def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptimizer]:
@@ -63,25 +56,31 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     checks = {option: _check(value) for option, value in options.items()}
     for option, value in options.items():
         checks[option](option, value)
-    declared = schema(rule)
     _follow(rule, options)
+    doc = inspect.getdoc(rule) or f"The optimizer of the rule {rule.__name__!r}."
+    body = {
+        "__module__": sys._getframe(1).f_globals.get("__name__", "__main__"),
+        "__init__": constructor(_signature_only(options)),
+        "checks": {option: check for option, check in checks.items() if option != "lr"},
+        "counts_steps": schema(rule).names_step,
+        "rule": staticmethod(rule),
+    }
+    kind = type(name, (RuleOptimizer,), body)
+    kind.__doc__ = doc
+    return kind
 
-    class FromRule(RuleOptimizer):
-        counts_steps = declared.names_step
 
-        def __init__(self, params: Any, *args: Any, **keywords: Any):
-            given = _bound(type(self), params, args, keywords)
-            super().__init__(given.pop("params"), given)
+def _signature_only(options: Mapping[str, Any]) -> Callable[..., None]:
+    """Return a constructor ``(self, params, option=default, ...)`` without a body."""
 
-        def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
-            return rule
+    def signature_only(self: Any, params: Any) -> None: ...
 
-    FromRule.checks = {option: check for option, check in checks.items() if option != "lr"}
-    FromRule.__name__ = FromRule.__qualname__ = name
-    FromRule.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
-    FromRule.__doc__ = inspect.getdoc(rule) or f"The optimizer of the rule {rule.__name__!r}."
-    FromRule.__signature__ = _signature(options)  # pyright: ignore[reportAttributeAccessIssue]
-    return FromRule
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", "params")]
+    parameters += [inspect.Parameter(option, kind, default=value) for option, value in options.items()]
+    vars(signature_only)["__signature__"] = inspect.Signature(parameters)
+    signature_only.__name__ = "__init__"
+    return signature_only
 
 
 def _follow(rule: Rule, options: Mapping[str, Any]) -> None:
@@ -118,7 +117,7 @@ def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, An
     if any(p.default not in (p.empty, None) for p in positional):
         raise TypeError(f"a state of rule {title!r} can only have the default None: the rule makes it")
     keywords.pop("step", None)
-    for option in _COMMON.keys() & keywords.keys():
+    for option in Common.__annotations__.keys() & keywords.keys():
         raise ValueError(f"rule {title!r} names {option!r}, which every optimizer has already; give it another name")
     for option, value in defaults.items():
         if option not in keywords:
@@ -138,32 +137,4 @@ def _check(default: Any) -> Check:
     """Return the check for values of the kind of a default."""
     if isinstance(default, bool):
         return flag
-    if not isinstance(default, (tuple, list)):
-        return number()
-
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (tuple, list)) or len(value) != len(default):
-            raise TypeError(f"Invalid {name} value: {value!r}; {name} must be a tuple of {len(default)} numbers")
-        return tuple(number()(f"{name}[{index}]", item) for index, item in enumerate(value))
-
-    return check
-
-
-def _signature(options: Mapping[str, Any]) -> inspect.Signature:
-    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("params", kinds[0])]
-    parameters += [inspect.Parameter(option, kinds[0], default=value) for option, value in options.items()]
-    parameters += [inspect.Parameter(option, kinds[1], default=value) for option, value in _COMMON.items()]
-    return inspect.Signature(parameters)
-
-
-def _bound(kind: Callable[..., Any], params: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor by name, defaults included."""
-    signature = inspect.signature(kind)
-    for option, value in keywords.items():
-        if option not in signature.parameters:
-            known = [known for known in signature.parameters if known != "params"]
-            raise TypeError(f"Unknown option {option!r} = {value!r} of {kind.__name__}; {did_you_mean(option, known)}")
-    bound = signature.bind(params, *args, **keywords)
-    bound.apply_defaults()
-    return dict(bound.arguments)
+    return values(number(), len(default)) if isinstance(default, (tuple, list)) else number()

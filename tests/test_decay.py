@@ -14,7 +14,7 @@ import optizoo
 from optizoo.backends import fused
 from optizoo.backends.trace import wire
 from optizoo.lab.train import penalty
-from optizoo.optimizers import optimizer_class
+from optizoo.zoo import optimizer_class
 from tests.test_checkpoints import through_a_file
 from tests.zoo import assert_same_state, parameters, run
 

@@ -6,9 +6,9 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.core.rule import schema as read_schema
-from optizoo.optimizers import optimizer_class
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
 from optizoo.testing.verify import DTYPES, STEPS, verify
+from optizoo.zoo import optimizer_class
 from tests.zoo import COMBINATIONS, WITH_TWIN, case_id
 
 

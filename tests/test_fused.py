@@ -20,10 +20,10 @@ import optizoo
 from optizoo.backends import fused, loop
 from optizoo.backends.trace import WORDS, Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.optimizers import optimizer_class
 from optizoo.testing import Run, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
 from optizoo.testing.verify import option_combinations
+from optizoo.zoo import optimizer_class
 from tests.zoo import COMBINATIONS, FEW, assert_same_state, feed, parameters, run
 
 pytestmark = pytest.mark.skipif(fused.unavailable() is not None, reason=f"no fused kernels: {fused.unavailable()}")

@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 
 import optizoo
-from optizoo import rules
+from optizoo import rules, zoo
 
 PACKAGE = Path(optizoo.__file__).parent
 
 # Every module or package, and the floor on which it stands. Imports point down, or sideways inside one package.
 FLOORS = {
-    "rules": 0,
     "schedules": 0,
     "tables": 0,
-    "core.validation": 0,
+    "core.names": -2,
+    "core.checks": -1,
+    "core.options": 0,
     "core.loading": 0,
     "core.rule": 0,
     "core.overlap": 0,
     "backends.process": 0,
     "backends.formulas": 0,
+    "core.declaration": 1,
     "backends.trace": 1,
     "backends.loop": 1,
     "backends.build": 1,
@@ -45,15 +47,17 @@ FLOORS = {
     "core.compiled": 10,
     "core.planner": 8,
     "core.optimizer": 11,
+    "core.decay": 12,
     "core.explain": 12,
     "core": 12,
-    "optimizers": 13,
+    "zoo": 13,
+    "rules": 14,
     "custom": 13,
     "groups": 1,
-    "testing": 14,
-    "lab": 15,
-    "cli": 16,
-    "": 17,
+    "testing": 15,
+    "lab": 16,
+    "cli": 17,
+    "": 18,
 }
 
 
@@ -101,10 +105,26 @@ def test_imports_point_down(path: Path):
         assert height < own or package or target == home, f"{module} (floor {own}) imports {imported} (floor {height})"
 
 
-def test_rules_import_nothing():
-    """The heart stands alone: rules.py has no import statement."""
-    tree = ast.parse((PACKAGE / "rules.py").read_text(encoding="utf-8"))
-    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+PAGES = [Path(page.__file__ or "") for page in zoo.pages()]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_imports_only_core(path: Path):
+    """The heart stands alone: a page knows torch and the core, no other page and no execution."""
+    assert {name.partition(".")[0] for name in imports(path)} == {"core"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_is_short(path: Path):
+    """A page has at most 90 lines for each of its optimizers: rule, class and documentation."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 90 * sum(line.startswith("class ") for line in lines)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.stem)
+def test_the_core_is_made_of_short_modules(path: Path):
+    """No module of the core has more than 350 lines."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
 RULES = [function for _, function in inspect.getmembers(rules, inspect.isfunction)]

@@ -11,8 +11,8 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.backends import UPDATES, fused
-from optizoo.optimizers import optimizer_class
 from optizoo.testing import torch_twin
+from optizoo.zoo import optimizer_class
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
 
 CLASSES = [

@@ -8,7 +8,7 @@ import optizoo
 from optizoo.lab.book import verdicts
 from optizoo.lab.step_benchmark import format_markdown
 from optizoo.testing import MUTANTS
-from scripts import lecture_table, works_with
+from scripts import lecture_table, works_with, zoo_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,3 +85,9 @@ def test_the_lecture_table_is_what_the_records_say():
     """The table of experiments is what their kept records render to."""
     shown = re.findall(r"<!-- lab -->\n+(.*?)\n+<!-- end of lab -->", README, re.DOTALL)
     assert shown == [verdicts(lecture_table.FOLDER)]
+
+
+def test_the_zoo_table_is_what_the_pages_give():
+    """The table of the zoo is made from its pages."""
+    shown = re.findall(r"<!-- zoo -->\n+(.*?)\n+<!-- end of zoo -->", README, re.DOTALL)
+    assert shown == [zoo_table.format_markdown()]

@@ -8,12 +8,12 @@ import torch
 import optizoo
 from optizoo import rules
 from optizoo.backends import UPDATES
-from optizoo.optimizers import optimizer_class
 from optizoo.testing import MUTANTS, assert_equivalent, has_torch_twin, textbook, torch_twin, ulp_distance, with_rules
 from optizoo.testing.mutants import Mutant
 from optizoo.testing.streams import gradients, make_params
 from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
+from optizoo.zoo import optimizer_class
 from tests.zoo import FEW
 
 FEW_WITH_TWIN = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore

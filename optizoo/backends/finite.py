@@ -63,7 +63,7 @@ def _launched(function: Any, grads: Sequence[Tensor], shares: ctypes.c_int64, pa
     flags = (ctypes.c_uint8 * len(grads))()
     addresses = [*(grad.data_ptr() for grad in grads), ctypes.addressof(flags)]
     pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-    function(ctypes.c_int64(len(grads)), ends, pointers, None, shares, parallel)
+    function(ctypes.c_int64(len(grads)), ends, pointers, None, None, shares, parallel)
     return bytes(flags)
 
 

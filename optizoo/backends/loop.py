@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optizoo.core.validation import check_results
+from optizoo.core.rule import check_results
 
 Columns = Mapping[str, Sequence[Tensor] | None]
 

@@ -23,7 +23,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from optizoo.core.validation import check_results
+from optizoo.core.checks import plain
+from optizoo.core.rule import check_results
 
 # Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
 # number where their namesake has a second tensor.
@@ -139,6 +140,7 @@ def trace(
         TraceError: The rule used a word outside the vocabulary, or ``if`` on a tensor.
         TypeError: The rule did not return one result for the parameter and each state.
     """
+    options = {name: plain(value) for name, value in options.items()}
     wiring, program, scalars = _traced(rule, states, maximize, options)
     return (program, scalars) if wiring is None else (wiring.program, wiring.scalars(*options.values()))
 
@@ -147,7 +149,7 @@ def wire(
     rule: Callable[..., tuple], states: Mapping[str, bool], *, maximize: bool = False, **options: Any
 ) -> "Wiring | None":
     """Return what :func:`trace` would evaluate again at the next step, or ``None`` if it would have to trace again."""
-    return _traced(rule, states, maximize, options)[0]
+    return _traced(rule, states, maximize, {name: plain(value) for name, value in options.items()})[0]
 
 
 class Wiring(NamedTuple):
@@ -271,6 +273,7 @@ class _Recorder:
                 raise TraceError(f"{word!r} takes tensors of the rule here; got {operand!r}")
         index = None
         if WORDS[word] is not None:
+            scalar = _constant(scalar)
             if not _is_number(scalar):
                 got = "a tensor" if isinstance(scalar, (Expr, Tensor)) else repr(scalar)
                 raise TraceError(f"{word.removesuffix('_scalar')!r} takes a number here; got {got}")
@@ -278,6 +281,11 @@ class _Recorder:
             self.scalars.append(scalar)
         self.operations.append(Operation(word, tuple(operand.number for operand in operands), index))
         return Expr(self, len(self.inputs) + len(self.operations) - 1)
+
+
+def _constant(value: Any) -> Any:
+    """Return a number of the rule's own, of whatever kind, as a plain one; what is traced as it is."""
+    return value if isinstance(value, (Number, Expr)) else plain(value)
 
 
 def _is_number(scalar: Any) -> bool:
@@ -327,6 +335,7 @@ class Number:
     """
 
     __slots__ = ("_recorder", "formula", "value")
+    __array_ufunc__ = None  # numpy's numbers leave the arithmetic to this class
 
     def __init__(self, value: Any, formula: str, recorder: _Recorder):
         self.value = value
@@ -376,6 +385,7 @@ def _formula(scalar: Any) -> str:
 
 def _arithmetic(symbol: str, function: Callable[[Any, Any], Any]) -> tuple[Callable, Callable]:
     def forward(self, other):
+        other = _constant(other)
         if isinstance(other, Number):
             return self._computed(function(self.value, other.value), f"({self.formula} {symbol} {other.formula})")
         if isinstance(other, (int, float)):
@@ -383,6 +393,7 @@ def _arithmetic(symbol: str, function: Callable[[Any, Any], Any]) -> tuple[Calla
         return NotImplemented
 
     def reflected(self, other):
+        other = _constant(other)
         if isinstance(other, (int, float)):
             return self._computed(function(other, self.value), f"({_formula(other)} {symbol} {self.formula})")
         return NotImplemented
@@ -392,6 +403,7 @@ def _arithmetic(symbol: str, function: Callable[[Any, Any], Any]) -> tuple[Calla
 
 def _comparison(symbol: str, function: Callable[[Any, Any], Any]) -> Callable:
     def compare(self, other):
+        other = _constant(other)
         if isinstance(other, Number):
             return self._decided(function(self.value, other.value), f"{self.formula} {symbol} {other.formula}")
         if isinstance(other, (int, float)):
@@ -421,6 +433,7 @@ class Expr:
     """Stands for a tensor while a rule is traced: knows the words of :mod:`optizoo.rules` and nothing else."""
 
     __slots__ = ("_recorder", "number")
+    __array_ufunc__ = None  # numpy's numbers leave the arithmetic to this class
 
     def __init__(self, recorder: _Recorder, number: int):
         self._recorder = recorder

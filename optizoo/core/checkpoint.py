@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from optizoo.core import loading
+from optizoo.core.names import did_you_mean
 from optizoo.core.state import StatefulOptimizer, counts_on_device, share_equal, step_dtype
-from optizoo.core.validation import FOREIGN_GROUP_KEYS, did_you_mean
 
 # What belongs to an option: kept together where a checkpoint is loaded.
 _KEPT_WITH = {
@@ -25,10 +25,6 @@ EXECUTION_OPTIONS = ("foreach", "fused")
 
 class CheckpointedOptimizer(StatefulOptimizer):
     """A :class:`StatefulOptimizer` that saves and loads."""
-
-    def forget(self) -> None:
-        """Drop what was found out in earlier steps; groups and state are others now."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Return a checkpoint in torch's form. Counters that parameters share on a device are separate in it."""
@@ -74,7 +70,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
         groups = []
         for index, (saved, group) in enumerate(zip(map(deepcopy, saved_groups), self.param_groups, strict=True)):
             where = f"{type(self).__name__}, loaded param group {index}"
-            loading.check_same_class(saved, known | group.keys() | FOREIGN_GROUP_KEYS, needed, owner=where)
+            loading.check_same_class(saved, known | group.keys() | self._keys_of_others(saved), needed, owner=where)
             own = {name: group[name] for name in {"params", "param_names", *kept} & group.keys()}
             groups.append({**{name: value for name, value in saved.items() if name not in kept}, **own})
         state: defaultdict[Any, Any] = defaultdict(dict)
@@ -109,7 +105,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
             missing = {
                 name: value for name, value in defaults.items() if name in saved or name not in self.neutral_options()
             }
-            groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present))
+            groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present, loading=True))
         if is_load:
             named = loading.labels(groups)
             for group in groups:

@@ -9,16 +9,40 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optizoo.backends import fused_obstacle
+from optizoo.core.checks import Check, OutOfRangeError, warn_of_range
+from optizoo.core.declaration import declare
+from optizoo.core.options import SHARED, TORCHS_KEYS, Common, check_of, check_options
 from optizoo.core.overlap import overlap
 from optizoo.core.rule import Rule
-from optizoo.core.validation import Check, check_options, choice, flag, number, optional_flag
 
 
 class GroupedOptimizer(Optimizer):
     """A ``torch.optim.Optimizer`` that declares its options, states and counters, and checks its param groups."""
 
+    rule: Rule
+    """The rule, where one serves all options; else the class extends :meth:`select_rule`."""
+
     checks: ClassVar[Mapping[str, Check]] = {}
-    """For every option beside those of all optimizers, its check."""
+    """For every option beside ``lr`` and those of all optimizers, its check. A class whose constructor is its signature
+    (:func:`~optizoo.core.declaration.constructor`) says those that the kind of the default does not tell."""
+
+    namesake: ClassVar[type[Optimizer] | None] = None
+    """The class of ``torch.optim`` that computes the same: its arguments and group keys are kept."""
+
+    shared: ClassVar[Collection[str]] = Common.__annotations__
+    """The options that the class shares with all others."""
+
+    shared_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of shared options, where they are not those of the table."""
+
+    group_options: ClassVar[Mapping[str, Any]] = {}
+    """Options that only param groups have, with the values that stand for those left out."""
+
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Options that stand in every group and in no constructor."""
+
+    order: ClassVar[float] = float("inf")
+    """Where lists name the class, among those of the other pages: they go by the complexity of the rules."""
 
     state_switches: ClassVar[Mapping[str, str]] = {}
     """For every optional state that starts as zeros, the option that switches it on."""
@@ -41,27 +65,35 @@ class GroupedOptimizer(Optimizer):
     no group, so that groups and checkpoints have torch's keys."""
 
     _common_checks: ClassVar[Mapping[str, Check]] = {
-        "lr": number(),
-        "maximize": flag,
-        "foreach": optional_flag,
-        "fused": optional_flag,
-        "capturable": flag,
-        "differentiable": flag,
-        "nonfinite": choice("propagate", "skip", "raise"),
+        name: check_of(name, SHARED[name][1].default if name in SHARED else 0.0)
+        for name in ("lr", *Common.__annotations__)
     }
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        declare(cls)
+
     def __init__(self, params: Any, defaults: dict[str, Any]):
-        defaults = self._checked(defaults, where=f"{type(self).__name__}, constructor")
+        self._start(params, defaults)
+
+    def _start(self, params: Any, defaults: dict[str, Any]) -> None:
+        """Begin with these params and options; what all optimizers share may be left out."""
+        self.forget()
+        missing = {name: SHARED[name][1].default for name in Common.__annotations__ if name not in defaults}
+        defaults = self._checked({**defaults, **missing}, where=f"{type(self).__name__}, constructor")
         super().__init__(params, defaults)
+
+    def forget(self) -> None:
+        """Drop what was found out in earlier steps; groups and state are others now."""
 
     @property
     def option_names(self) -> frozenset[str]:
         """The names of all options that a param group may have; other keys belong to others."""
         return frozenset({*self._common_checks, *self.checks})
 
-    def select_rule(self, group: Mapping[str, Any]) -> Rule:
-        """Return the rule that serves ``group``."""
-        raise NotImplementedError
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:  # noqa: ARG002
+        """Return the rule that serves ``group``: :attr:`rule`, where not several share the work."""
+        return self.rule
 
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule of :meth:`select_rule` with all that options of the class put around it."""
@@ -81,19 +113,49 @@ class GroupedOptimizer(Optimizer):
         if group["foreach"] and group["differentiable"]:
             raise ValueError("foreach=True does not support differentiable=True; set foreach=None")
 
-    def _checked(self, options: Mapping[str, Any], *, where: str, known: Collection[str] = ()) -> dict[str, Any]:
-        kept = check_options(options, {**self._common_checks, **self.checks}, where=where, known=known)
+    def _checked(
+        self, options: Mapping[str, Any], *, where: str, known: Collection[str] = (), loading: bool = False
+    ) -> dict[str, Any]:
+        """Return the options of a group as they are kept.
+
+        Args:
+            options: The options.
+            where: Where they stand, for messages.
+            known: Keys that pass, whatever they are.
+            loading: Whether a run has stepped with them: values out of range warn and are kept.
+        """
+        checks = {**self._common_checks, **self.checks}
+        kept = check_options(options, checks, where=where, known=known, loading=loading)
         try:
             self.check_group(self.complete(kept))
+        except OutOfRangeError as error:
+            if not loading:
+                raise OutOfRangeError(f"{error} ({where})") from None
+            warn_of_range(error, where)
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{error} ({where})") from None
         extras = self.neutral_options()
         return {name: value for name, value in kept.items() if name not in extras or value != extras[name]}
 
+    def _keys_of_others(self, saved: Mapping[str, Any]) -> set[str]:
+        """Return the keys of a saved group that say nothing of its class: those of the program that saved it.
+
+        Where only switches are missing, as in a checkpoint of an older version, those that are no option anywhere.
+        """
+        switches = {name for name, value in self.defaults.items() if isinstance(value, bool)}
+        own = self.defaults.keys() - self.neutral_options().keys() - self._common_checks.keys()
+        if own - switches - saved.keys():
+            return TORCHS_KEYS
+        kinds, options = [GroupedOptimizer], set[str]()
+        for kind in kinds:
+            kinds += kind.__subclasses__()
+            options |= kind.checks.keys()
+        return TORCHS_KEYS | saved.keys() - options
+
     @classmethod
     def neutral_options(cls) -> dict[str, Any]:
         """Return the neutral values of all options that stand in a group only where they are not neutral."""
-        return {"nonfinite": "propagate", **cls.neutral_extras}
+        return {"nonfinite": SHARED["nonfinite"][1].default, **cls.neutral_extras}
 
     def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the group with the options that it leaves out because they are neutral."""

@@ -38,10 +38,6 @@ class RuleOptimizer(CompiledOptimizer):
     _started: bool = False  # whether a step was made
     _prepared: Sequence[tuple[Tensor, int]] = ()  # states that no step has touched, and their versions
 
-    def __init__(self, params: Any, defaults: dict[str, Any]):
-        self.forget()
-        super().__init__(params, defaults)
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient.
 

@@ -11,6 +11,7 @@ from optizoo.backends.build import BuildError
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import watched, wire
 from optizoo.core.bucket import Bucket
+from optizoo.core.checks import plain
 from optizoo.core.rule import Rule
 
 _ENOUGH = 16
@@ -116,7 +117,7 @@ def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
     wiring = wire(bucket.rule, bucket.states, maximize=maximize, **values, **steps)
     if wiring is None or chosen[0] is not bucket.rule:
         raise ValueError("the rule cannot be told from its options")
-    options = {name: value for name, value in bucket.group.items() if name in optimizer.option_names}
+    options = {name: plain(value) for name, value in bucket.group.items() if name in optimizer.option_names}
     watching = watched(optimizer.chosen, options)
     return Task(
         group=bucket.group,

@@ -1,7 +1,7 @@
 """What a rule is: a pure function whose signature declares its states and options, and what is made around it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
@@ -63,3 +63,11 @@ def around(outer: Rule, rule: Rule) -> Rule:
     parameters = {**inspect.signature(rule).parameters, **{p.name: p for p in added}}
     update.__signature__ = inspect.Signature(list(parameters.values()))  # pyright: ignore[reportAttributeAccessIssue]
     return update
+
+
+def check_results(rule: Callable[..., Any], results: Any, names: Sequence[str]) -> None:
+    """Raise ``TypeError`` unless a rule returned a tuple with one result for each of ``names``."""
+    if not isinstance(results, tuple) or len(results) != len(names):
+        expected = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+        got = f"{len(results)} results" if isinstance(results, tuple) else repr(results)
+        raise TypeError(f"rule {rule.__name__!r} must return the tuple {expected}; got {got}")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optizoo.core.checks import plain
 from optizoo.core.groups import GroupedOptimizer
 from optizoo.core.rule import Rule, schema, sorted_states
 
@@ -30,7 +31,7 @@ class StatefulOptimizer(GroupedOptimizer):
             assert counter is not None
             if name not in store:
                 store[name] = torch.ones_like(counter)
-            options = {option: group[option] for option in schema(factor).options}
+            options = {option: scalar(group[option]) for option in schema(factor).options}
             # Autograd may save the number, which is written in place.
             before = store[name].clone() if group["differentiable"] else store[name]
             numbers[name] = store[name], before * factor(step, **options)
@@ -118,7 +119,8 @@ def share_equal(stores: Iterable[dict[str, Any]], names: Collection[str]) -> Non
 
 
 def scalar(value: Any) -> Any:
-    """Return an option as rules take it: a tensor of one element has no dimensions."""
+    """Return an option as rules take it: a plain number, or a tensor that has no dimensions."""
+    value = plain(value)
     if isinstance(value, tuple):
         return tuple(map(scalar, value))
     return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value

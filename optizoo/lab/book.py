@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tqdm import tqdm
 
-from optizoo.core.validation import did_you_mean
+from optizoo.core.names import did_you_mean
 from optizoo.lab import pictures, running
 from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, load
 from optizoo.lab.folder import locked

@@ -33,9 +33,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from optizoo import schedules
-from optizoo.core.validation import did_you_mean
+from optizoo.core.names import did_you_mean
 from optizoo.lab import models
-from optizoo.optimizers import create as create_optimizer
+from optizoo.zoo import create as create_optimizer
 
 __all__ = [
     "CompareConfig",

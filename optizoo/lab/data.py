@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optizoo.core.validation import did_you_mean
+from optizoo.core.names import did_you_mean
 from optizoo.lab import cache as image_cache
 from optizoo.lab import sources, synthetic
 from optizoo.lab.sources import Content, DataError, Split

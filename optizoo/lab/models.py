@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
-from optizoo.core.validation import did_you_mean
+from optizoo.core.names import did_you_mean
 
 LinearT = TypeVar("LinearT", bound=nn.Linear)
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from optizoo import optimizers
+from optizoo import zoo
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import models
 from optizoo.lab.checkpoint import CheckpointError, Interruption
@@ -100,7 +100,7 @@ def build_optimizer(config: RunConfig, model: nn.Module, *, static: bool = False
             f"= 'torch'; torch.optim has no {section.name} with {section.options}: set 'optizoo'",
             key="optimizer.library",
         )
-    make = optimizers.create if section.library == "optizoo" else torch_twin
+    make = zoo.create if section.library == "optizoo" else torch_twin
     optimizer = make(section.name, model, **options)
     if not static or "capturable" not in inspect.signature(type(optimizer)).parameters:
         return optimizer
@@ -108,7 +108,7 @@ def build_optimizer(config: RunConfig, model: nn.Module, *, static: bool = False
     options |= {"capturable": True, "lr": param.new_tensor(min(section.lr, torch.finfo(param.dtype).max))}
     if section.library == "optizoo" and options["foreach"] is None:
         with suppress(RuntimeError):  # no fused kernel here
-            return optimizers.create(section.name, model, **options, fused=True)
+            return zoo.create(section.name, model, **options, fused=True)
     return make(section.name, model, **options)
 
 

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 
 from optizoo import rules
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.optimizers import optimizer_class
 from optizoo.testing import textbook
 from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules
+from optizoo.zoo import optimizer_class
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _mutated(rule: str, true: str, mistaken: str) -> types.ModuleType:
     function = inspect.getsource(getattr(rules, rule))
     if function.count(true) != 1:
         raise ValueError(f"the text {true!r} stands {function.count(true)} times in rule {rule!r}; it must stand once")
-    source = inspect.getsource(rules)
+    source = "\n\n\n".join(inspect.getsource(each) for _, each in inspect.getmembers(rules, inspect.isfunction))
     module = types.ModuleType("mutated_rules")
     exec(compile(source.replace(function, function.replace(true, mistaken)), "<mutated rules>", "exec"), vars(module))
     return module

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from optizoo import rules
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule
-from optizoo.optimizers import optimizer_class
+from optizoo.zoo import optimizer_class
 
 _TWINS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,

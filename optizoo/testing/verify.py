@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from optizoo.backends import fused
-from optizoo.optimizers import create, list_optimizers, optimizer_class
 from optizoo.tables import text_table
 from optizoo.testing import textbook
 from optizoo.testing.equivalence import Run, assert_equivalent
 from optizoo.testing.streams import gradients, lr_factor, make_params
 from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules
 from optizoo.testing.ulp import identical, ulp_distance
+from optizoo.zoo import create, list_optimizers, optimizer_class
 
 BACKENDS = ("loop", "foreach")
 """Backends that are held against torch bit for bit."""

@@ -26,7 +26,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from optizoo.core.validation import did_you_mean
+from optizoo.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from optizoo.lab.page import Experiment

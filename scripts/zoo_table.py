@@ -1,0 +1,72 @@
+"""Print README's table of the zoo from its pages: what each rule is, who has it, which states it keeps."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from optizoo import zoo
+from optizoo.core.rule import schema
+
+HEAD = "| class | rule | paper | state | in torch |\n|---|---|---|---|---|\n"
+
+
+def format_markdown() -> str:
+    """Return the table, a row for each rule, in the order of ``optizoo.list_optimizers()``."""
+    users: dict[Any, list[tuple[str, Any]]] = {}
+    for kind in zoo.classes().values():
+        for label, rule, option in _uses(kind):
+            twin = kind.namesake if option not in kind.neutral_extras else None
+            users.setdefault(rule, []).append((label, (kind, twin)))
+    rows = []
+    for rule, found in users.items():
+        labels = ", ".join(f"`{label}`" for label, _ in found)
+        kind, twin = found[-1][1]
+        cells = [labels, _equation(rule), _papers(rule), _states(kind, rule), f"`{twin.__name__}`" if twin else "–"]
+        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return HEAD + "\n".join(rows)
+
+
+def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield which rule a class has by default, and which with one option: label, rule, option."""
+    optimizer = kind([torch.nn.Parameter(torch.zeros(1))])
+    group = optimizer.complete(optimizer.param_groups[0])
+    usual = optimizer.select_rule(group)
+    yield kind.__name__, usual, ""
+    for option in inspect.signature(kind).parameters:
+        if option in kind.checks and not group[option]:
+            rule = optimizer.select_rule({**group, option: True})
+            if rule is not usual:
+                said = re.search(rf"\n    {option}: (.+?)[,.]", kind.__doc__)
+                value = "True" if group[option] is False else said[1] if said else "..."
+                yield f"{kind.__name__}({option}={value})", rule, option
+
+
+def _equation(rule: Any) -> str:
+    summary = _doc(rule).partition("\n")[0].removesuffix(".")
+    return summary.partition(": ")[2] or summary
+
+
+def _papers(rule: Any) -> str:
+    """Return the papers that a rule names and links as its source."""
+    source = " ".join(_doc(rule).partition("Source: ")[2].split())
+    found = re.findall(r"(\w+: )?([^;:()]+?) \((\d{4})\)[^;]*?(https://[^\s;]+)", source)
+    return ", ".join(f"{part}[{authors.strip()} {year}]({link.rstrip('.,')})" for part, authors, year, link in found)
+
+
+def _states(kind: Any, rule: Any) -> str:
+    always = ["step"] * kind.counts_steps + [*kind.products]
+    always += [name for name in schema(rule).states if name not in kind.state_switches]
+    switched = [name for name in schema(rule).states if name in kind.state_switches]
+    optional = [f"({', '.join(f'`{name}`' for name in switched)})"] if switched else []
+    return ", ".join([*(f"`{name}`" for name in always), *optional]) or "–"
+
+
+def _doc(rule: Any) -> str:
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", inspect.getdoc(rule) or "").replace("``", "`")
+
+
+if __name__ == "__main__":
+    print(format_markdown())
