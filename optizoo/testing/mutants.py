@@ -1,8 +1,8 @@
 """Deliberate mistakes: every one is the true text of a rule with one place changed.
 
 A test kit that lets one of them pass does not test optimizers. ``build(params)`` makes the mistaken optimizer and
-``reference(params)`` the true one from ``torch.optim``, both with the options under which the mistake shows. Those of an
-optimizer stand in its specimen, in :mod:`optizoo.testing.specimens`; ``MUTANTS`` has them all.
+``reference(params)`` the true one from ``torch.optim``, both with the options under which the mistake shows. Those of
+an optimizer stand in its specimen, in :mod:`optizoo.testing.specimens`; ``MUTANTS`` has them all.
 
     >>> from optizoo.testing import MUTANTS, assert_equivalent
     >>> mutant = next(m for m in MUTANTS if m.name == "adam-eps-inside-root")
@@ -17,7 +17,7 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -74,7 +74,7 @@ class Mutant:
         return oracle(self.optimizer, params, **self.options)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mutated(rule: Rule, true: str, mistaken: str) -> Rule:
     """Return ``rule`` with ``mistaken`` in place of ``true``, which must stand once in its text."""
     text = textwrap.dedent(inspect.getsource(rule))

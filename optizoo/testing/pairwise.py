@@ -20,7 +20,6 @@ def product(table: Table) -> list[Options]:
     return [dict(zip(table, values, strict=True)) for values in itertools.product(*table.values())]
 
 
-
 def pairwise(rows: Sequence[Options], defaults: Mapping[str, Any] | None = None) -> list[Options]:
     """Return some of the rows, in their order, such that every pair of option values in them still stands in one.
 

@@ -54,17 +54,16 @@ class Specimen:
     more_tables: tuple[Table, ...] = ()
     mutants: "tuple[Mutant, ...]" = ()
 
-    def combinations(self) -> list[Options]:
-        """Return every combination of options of all tables, each once."""
-        known = inspect.signature(optimizer_class(self.name)).parameters
-        joined = {option: values for option, values in SIGN_AND_DECAY.items() if option in known}
+    def combinations(self, *, pairs: bool = False) -> list[Options]:
+        """Return every combination of options of all tables, each once.
+
+        Args:
+            pairs: Only so many that every two option values of them still stand together in one.
+        """
+        parameters = inspect.signature(optimizer_class(self.name)).parameters
+        joined = {option: values for option, values in SIGN_AND_DECAY.items() if option in parameters}
         own = [*({**table, **joined} for table in self.tables), *self.more_tables]
-        proximal = [] if "l1" not in known or any("l1" in table for table in own) else [PROXIMAL]
+        proximal = [] if "l1" not in parameters or any("l1" in table for table in own) else [PROXIMAL]
         rows = itertools.chain.from_iterable(map(product, [*own, *proximal, *EVERYWHERE]))
-        return list({frozenset((option, level(value)) for option, value in row.items()): row for row in rows}.values())
-
-    def pairs(self) -> list[Options]:
-        """Return so many of the combinations that every two option values of them still stand together in one."""
-        parameters = inspect.signature(optimizer_class(self.name)).parameters.values()
-        return pairwise(self.combinations(), {parameter.name: parameter.default for parameter in parameters})
-
+        each = list({frozenset((option, level(value)) for option, value in row.items()): row for row in rows}.values())
+        return pairwise(each, {name: parameter.default for name, parameter in parameters.items()}) if pairs else each

@@ -1,7 +1,7 @@
 """A specimen for each page of the zoo: all that is known of an optimizer beside its page.
 
-Modules are found by walking ``__path__``, and in each every :class:`~optizoo.testing.specimen.Specimen`: a new one needs
-no entry anywhere.
+Modules are found by walking ``__path__``, and in each every :class:`~optizoo.testing.specimen.Specimen`: a new one
+needs no entry anywhere.
 """
 
 import importlib

@@ -29,8 +29,8 @@ RMSPROP = Specimen(
     tables=({"momentum": (0, 0.9), "centered": ON_OFF},),
     more_tables=(
         {"eps_inside_sqrt": (True,), "centered": ON_OFF},
-        {"initial_accumulator": (1.0,), "momentum": (0.9,), "weight_decay": (0.05,), "weight_decay_mode": ("decoupled",),
-         "l1": (0.1,)},
+        {"initial_accumulator": (1.0,), "momentum": (0.9,),
+         "weight_decay": (0.05,), "weight_decay_mode": ("decoupled",), "l1": (0.1,)},
     ),
     mutants=(
         Mutant("rmsprop-eps-inside-root", "rmsprop", "variance.sqrt() + eps", "(variance + eps).sqrt()"),
