@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", "hold every optimizer against torch.optim on this machine")
     verify.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
     verify.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="types of the parameters")
-    verify.add_argument("--steps", type=_positive, default=None, help="length of the runs (default: 1000)")
+    verify.add_argument("--full", action="store_true", help="every combination of options, not only every pair")
+    verify.add_argument("--steps", type=_positive, help="length of the runs (default: 100, with --full 1000)")
+    verify.add_argument("--jobs", type=_positive, help="processes that share the work (default: one a core, at most 4)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
     verify.set_defaults(run=_verify)
@@ -213,20 +215,23 @@ def _list(_: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from optizoo.testing import verify as matrix
 
-    device = _device(options.device)
-    results: list[matrix.Result] = []
-    shown = None
-    for result in matrix.verify([DTYPES[name] for name in options.dtype], device, options.steps or matrix.STEPS):
-        results.append(result)
-        if sys.stderr.isatty() and (result.optimizer, result.dtype) != shown:
-            shown = result.optimizer, result.dtype
-            print(f"checking {result.optimizer} in {result.dtype} ...", file=sys.stderr)
+    device, dtypes = _device(options.device), [DTYPES[name] for name in options.dtype]
+    _check_file(options.json)
+    steps = options.steps or (matrix.FULL_STEPS if options.full else matrix.STEPS)
+    combinations = matrix.option_combinations(pairs=not options.full)
+    jobs = options.jobs or (min(_cores(), 4) if device.type == "cpu" else 1)
+    cells = matrix.verify(dtypes, device, steps, combinations, jobs)
+    results = [*_watched(cells, matrix.count_cells(dtypes, device, combinations))]
     print(matrix.format_table(results, every_cell=options.verbose))
     failures = [result for result in results if not result.passed]
     for result in failures:
         print(f"FAIL {result.optimizer}({result.options}), {result.backend}, {result.dtype}: {result.message}")
     verdict = f"{len(failures)} of {len(results)} cells fail" if failures else f"all {len(results)} cells pass"
     print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads: {verdict}")
+    extent = (
+        "every combination of options" if options.full else "every pair of option values (--full: all combinations)"
+    )
+    print(f"{extent}, {steps} steps, where exactness is claimed; tiers and fused kernels take fewer")
     if options.json is not None:
         text = json.dumps(matrix.as_json(results, device)).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
         try:
@@ -234,6 +239,24 @@ def _verify(options: argparse.Namespace) -> int:
         except OSError as error:  # what fails on an open file does not name it
             raise OSError(error.errno, error.strerror, str(options.json)) from error
     return 1 if failures else 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _watched(cells: Iterable[Any], total: int) -> Iterator[Any]:
+    """Yield the cells, and show on a terminal how many there have been: with tqdm, where it is installed."""
+    if not sys.stderr.isatty():
+        yield from cells
+    elif importlib.util.find_spec("tqdm") is not None:
+        from tqdm import tqdm
+
+        yield from tqdm(cells, total=total, unit="cell", leave=False, file=sys.stderr)
+    else:
+        for count, cell in enumerate(cells, start=1):
+            print(f"\r{count} of {total} cells", end="" if count < total else "\n", file=sys.stderr, flush=True)
+            yield cell
 
 
 def _device(name: str) -> torch.device:
@@ -332,7 +355,7 @@ def _bench_step(options: argparse.Namespace) -> int:
     optimizers = _chosen("--optimizer", options.optimizer, [*filter(has_torch_twin, list_optimizers())])
     workloads = _chosen("--workload", options.workload, bench.WORKLOADS)
     device = _device(options.device)
-    _check_folder(options.json)
+    _check_file(options.json)
     if options.json is not None:
         options.how_to_go_on = f": {options.json} has the cells that were finished"
     record = bench.step_benchmark(
@@ -357,7 +380,7 @@ def _bench_epoch(options: argparse.Namespace) -> int:
     from optizoo.lab.models import list_models
 
     models = _chosen("--model", options.model, list_models()) or ["linear"]
-    _check_folder(options.json)
+    _check_file(options.json)
     dataset = data.load(options.data)
     result = epoch_benchmark(
         dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device
@@ -432,10 +455,16 @@ def _chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> l
     return [*dict.fromkeys(names or ())]
 
 
-def _check_folder(file: Path | None) -> None:
-    """Raise where a file cannot be written for want of its folder, before anything is measured for it."""
-    if file is not None and not file.parent.is_dir():
+def _check_file(file: Path | None) -> None:
+    """Raise where a file cannot be written, before anything is measured for it."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise UsageError(f"--json {file} cannot be written: make its folder {file.parent} first")
+    if file.is_dir():
+        raise UsageError(f"--json {file} cannot be written: it is a folder; give a file in it")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UsageError(f"--json {file} cannot be written: check its permissions, or give another path")
 
 
 if __name__ == "__main__":

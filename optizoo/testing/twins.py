@@ -1,30 +1,18 @@
 """For every optimizer of the zoo its twin in ``torch.optim``, and variants of it that run other rules."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from optizoo import rules
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule
-from optizoo.zoo import optimizer_class
-
-_TWINS: dict[str, type[Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "momentum": torch.optim.SGD,
-    "rprop": torch.optim.Rprop,
-    "adagrad": torch.optim.Adagrad,
-    "adadelta": torch.optim.Adadelta,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-}
+from optizoo.testing import textbook
+from optizoo.testing.specimen import optimizer_class
+from optizoo.testing.specimens import specimens
 
 
 def has_torch_twin(name: str, **options: Any) -> bool:
@@ -39,7 +27,9 @@ def has_torch_twin(name: str, **options: Any) -> bool:
     (True, False)
     """
     extras = optimizer_class(name).neutral_options()
-    return name in _TWINS and all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
+    specimen = specimens().get(name.lower())
+    has_twin = specimen is not None and hasattr(torch.optim, specimen.twin)
+    return has_twin and all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
 
 
 def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
@@ -55,27 +45,42 @@ def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
     """
     if not has_torch_twin(name, **options):
         raise ValueError(f"torch.optim has no twin of {name} with the options {options}; ask has_torch_twin first")
-    if name == "momentum":
-        options = {"momentum": 0.9, **options}
-    extras = optimizer_class(name).neutral_options()
+    specimen, extras = specimens()[name.lower()], optimizer_class(name).neutral_options()
     options = {option: value for option, value in options.items() if option not in extras}
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.named_parameters()
-    return _TWINS[name](model_or_params, **options)
+    return getattr(torch.optim, specimen.twin)(model_or_params, **{**specimen.twin_options, **options})
+
+
+def oracle(name: str, params: Any, **options: Any) -> Optimizer:
+    """Make what ``optizoo.create(name, params, **options)`` must compute: its twin, or its textbook form.
+
+    Either runs as a loop.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> type(oracle("adam", [weight])).__module__, type(oracle("lion", [weight])).__module__
+    ('torch.optim.adam', 'optizoo.testing.twins')
+    """
+    if has_torch_twin(name, **options):
+        return torch_twin(name, params, foreach=False, **options)
+    return with_rules(optimizer_class(name), textbook)(params, foreach=False, **options)
 
 
 def with_rules(kind: type[RuleOptimizer], namespace: ModuleType | Mapping[str, Any]) -> Callable[..., RuleOptimizer]:
-    """Return a subclass of ``kind`` that takes its rules, by name, from ``namespace`` instead of ``optizoo.rules``.
+    """Return a subclass of ``kind`` that takes its rules, by name, from ``namespace`` instead of its page.
 
     ``with_rules(optizoo.Adam, optizoo.testing.textbook)`` is Adam in textbook form.
     """
-    lookup = vars(namespace) if isinstance(namespace, ModuleType) else namespace
+
+    @cache
+    def rule(name: str) -> Rule:
+        return getattr(namespace, name) if isinstance(namespace, ModuleType) else namespace[name]
 
     class WithRules(kind):
-        regularized = staticmethod(lookup.get("regularized", rules.regularized))
-
         def select_rule(self, group: Mapping[str, Any]) -> Rule:
-            return lookup[super().select_rule(group).__name__]
+            return rule(super().select_rule(group).__name__)
 
+    if "regularized" in (vars(namespace) if isinstance(namespace, ModuleType) else namespace):
+        WithRules.regularized = staticmethod(rule("regularized"))  # pyright: ignore[reportAttributeAccessIssue]
     WithRules.__name__ = WithRules.__qualname__ = kind.__name__
     return WithRules

@@ -1,11 +1,20 @@
 """``optizoo verify``: the whole matrix optimizer x options x backend x dtype, on the machine of whoever runs it."""
 
-import itertools
+import concurrent.futures
+import importlib
+import inspect
 import math
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,80 +23,52 @@ from torch.overrides import TorchFunctionMode
 
 from optizoo.backends import fused
 from optizoo.tables import text_table
-from optizoo.testing import textbook
 from optizoo.testing.equivalence import Run, assert_equivalent
+from optizoo.testing.pairwise import Options
+from optizoo.testing.specimen import create, list_optimizers, optimizer_class
+from optizoo.testing.specimens import specimens
 from optizoo.testing.streams import gradients, lr_factor, make_params
-from optizoo.testing.twins import has_torch_twin, torch_twin, with_rules
+from optizoo.testing.twins import has_torch_twin, oracle, torch_twin
 from optizoo.testing.ulp import identical, ulp_distance
-from optizoo.zoo import create, list_optimizers, optimizer_class
 
 BACKENDS = ("loop", "foreach")
 """Backends that are held against torch bit for bit."""
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+STEPS = 100
+FULL_STEPS = 1000
 FUSED_STEPS = 200
+"""Most steps in which each step of a fused kernel is held against one of the loop."""
+
+TIER_STEPS = 100
+"""Most steps of a run that is held in a tier; it takes half of the others' steps, and in 20 sees every mutant."""
+
 FUSED_ULP = {"cpu": 1.0, "cuda": 2.0}
 """How far a fused step may end from the loop's, in units in the last place."""
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-STEPS = 1000
+
 FLOAT16_EPS = 1e-4
 """In float16 the default ``eps`` rounds to zero, in torch as here, and small gradients end in 0/0."""
 
-Options = dict[str, Any]
+Case = tuple[str, Options]
+
+PACKAGES = ("optizoo.zoo", "optizoo.testing.specimens")
+"""Packages whose path a program may have extended, by pages of its own."""
 
 
-def option_combinations() -> list[tuple[str, Options]]:
-    """Return every combination of options that changes what is computed, as (optimizer, options) pairs."""
+def option_combinations(*, pairs: bool = False) -> list[Case]:
+    """Return every combination of options that changes what is computed, as (optimizer, options) pairs.
 
-    def product(**choices: Sequence[Any]) -> list[Options]:
-        return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    An optimizer without a specimen stands there with its defaults.
 
-    decay_and_sign = {"weight_decay": (0, 0.05), "maximize": (False, True)}
-    forms = [{}, {"dampening": 0.5}, {"nesterov": True}]
-    on_off = (False, True)
-    combinations = [("sgd", {"lr": 0.01, **options}) for options in product(**decay_and_sign)]
-    combinations += [
-        ("sgd", {"lr": 0.01, "momentum": 0.9, **form, **options})
-        for form in forms
-        for options in product(**decay_and_sign)
-    ]
-    combinations += [("momentum", {"lr": 0.01, **form}) for form in forms]
-    combinations += [
-        ("momentum", {"lr": 0.01, "lr_in_velocity": True, **options})
-        for options in product(nesterov=on_off, **decay_and_sign)
-    ]
-    combinations += [("rmsprop", options) for options in product(momentum=(0, 0.9), centered=on_off, **decay_and_sign)]
-    combinations += [
-        ("adam", options) for options in product(amsgrad=on_off, decoupled_weight_decay=on_off, **decay_and_sign)
-    ]
-    combinations += [("adam", {"bias_correction": False, **options}) for options in product(amsgrad=on_off)]
-    combinations += [("adamw", options) for options in product(amsgrad=on_off, **decay_and_sign)]
-    combinations += [("adamw", {"bias_correction": False})]
-    combinations += [("lion", options) for options in product(**decay_and_sign)]
-    combinations += [("rprop", options) for options in product(maximize=on_off)]
-    combinations += [("rprop", {"etas": (0.3, 1.5), "step_sizes": (1e-4, 0.1)})]
-    combinations += [("adagrad", options) for options in product(lr_decay=(0, 0.01), **decay_and_sign)]
-    combinations += [("adagrad", {"initial_accumulator_value": 0.1})]
-    combinations += [(name, options) for name in ("adadelta", "adamax") for options in product(**decay_and_sign)]
-    combinations += [
+    Args:
+        pairs: Only so many that of every optimizer every two option values stand together in one.
+    """
+    known = specimens()
+    return [
         (name, options)
-        for name in ("nadam", "radam")
-        for options in product(decoupled_weight_decay=on_off, **decay_and_sign)
+        for name in list_optimizers()
+        for options in (known[name].combinations(pairs=pairs) if name in known else [{}])
     ]
-    decoupled, independent = (
-        {"weight_decay": 0.05, "weight_decay_mode": mode} for mode in ("decoupled", "independent")
-    )
-    combinations += [("sgd", {"lr": 0.01, "weight_decay": 0.05, "l1": 0.1})]
-    combinations += [("sgd", {"lr": 0.01, "momentum": 0.9, **mode}) for mode in (decoupled, independent)]
-    combinations += [("momentum", {"lr": 0.01, "lr_in_velocity": True, **decoupled, "l1": 0.1})]
-    combinations += [("rmsprop", {"eps_inside_sqrt": True, "centered": centered}) for centered in on_off]
-    combinations += [("rmsprop", {"initial_accumulator": 1.0, "momentum": 0.9, **decoupled, "l1": 0.1})]
-    combinations += [("adam", {"weight_decay": 0.05, "l1": 0.1}), ("adamw", independent)]
-    combinations += [
-        (name, {**independent, "l1": 0.1})
-        for name in ("lion", "adagrad", "adadelta", "adamw", "adamax", "nadam", "radam")
-    ]
-    combinations += [(name, {"lr": torch.tensor(0.01)}) for name in list_optimizers()]
-    return combinations
 
 
 @dataclass
@@ -131,7 +112,8 @@ def verify(
     dtypes: Sequence[torch.dtype] = DTYPES,
     device: torch.device | str = "cpu",
     steps: int = STEPS,
-    combinations: Sequence[tuple[str, Options]] | None = None,
+    combinations: Sequence[Case] | None = None,
+    jobs: int = 1,
 ) -> Iterator[Result]:
     """Hold every backend against ``torch.optim``, bit for bit after every step, and yield one result for each cell.
 
@@ -148,24 +130,93 @@ def verify(
         dtypes: Types of the parameters.
         device: Where the parameters live.
         steps: Length of the runs.
-        combinations: Pairs of optimizer name and options; all of :func:`option_combinations` by default.
+        combinations: Pairs of optimizer name and options; by default those of :func:`option_combinations` that bring
+            every two option values together. An optimizer without a specimen fails.
+        jobs: Processes that share the work. Where none can be started, this one does all of it.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}; without a step nothing is compared")
-    combinations = option_combinations() if combinations is None else combinations
-    for dtype in dtypes:
-        stream = _gradient_lists(dtype, device, steps)
-        for name, options in combinations:
-            if dtype == torch.float16 and "eps" in optimizer_class(name).checks:
-                options = {"eps": FLOAT16_EPS, **options}
-            if has_torch_twin(name, **options):
-                yield from _against_torch(name, options, dtype, device, stream)
-            else:
-                yield from _against_textbook(name, options, dtype, device, steps)
-            # T4 measures in digits of what a weight has moved: of one that l1 keeps at exactly 0 there are none.
-            in_tier = dtype.itemsize > 2 or not options.get("l1")
-            if in_tier and fused.unavailable(device) is None:
-                yield _fused(name, options, dtype, device, stream)
+    combinations = option_combinations(pairs=True) if combinations is None else combinations
+    cases = [(name, options, dtype, device, steps) for dtype in dtypes for name, options in combinations]
+    yield from _in_processes(cases, jobs) if jobs > 1 else _in_turn(cases)
+
+
+def count_cells(dtypes: Sequence[torch.dtype], device: torch.device | str, combinations: Sequence[Case]) -> int:
+    """Return how many results :func:`verify` has."""
+    return sum(len(_backends(name, options, dtype, device)) for dtype in dtypes for name, options in combinations)
+
+
+def _backends(name: str, options: Options, dtype: torch.dtype, device: torch.device | str) -> tuple[str, ...]:
+    """Return which backends are held in a case; one of which nothing is known is a single cell."""
+    if name not in specimens():
+        return ("loop",)
+    wide = dtype.itemsize > 2
+    backends = BACKENDS if wide or has_torch_twin(name, **options) else ()
+    # T4 measures in digits of what a weight has moved: of one that l1 keeps at exactly 0 there are none.
+    in_tier = wide or not options.get("l1")
+    return (*backends, "fused") if in_tier and fused.unavailable(device) is None else backends
+
+
+def _in_turn(cases: Iterable[tuple]) -> Iterator[Result]:
+    for case in cases:
+        yield from _case(*case)
+
+
+def _case(name: str, options: Options, dtype: torch.dtype, device: torch.device | str, steps: int) -> Iterator[Result]:
+    """Yield the cells of one combination of options in one type."""
+    backends = _backends(name, options, dtype, device)
+    if name not in specimens():
+        result = _result(name, options, "loop", dtype, "none")
+        result.passed = False
+        result.message = "nothing says what it should compute: write its specimen in optizoo/testing/specimens"
+        yield result
+        return
+    if dtype == torch.float16 and "eps" in inspect.signature(optimizer_class(name)).parameters:
+        options = {"eps": FLOAT16_EPS, **options}
+    stream = _gradient_lists(dtype, device, steps)
+    if has_torch_twin(name, **options):
+        yield from _against_torch(name, options, dtype, device, stream)
+    elif "loop" in backends:
+        yield from _against_textbook(name, options, dtype, device, steps)
+    if "fused" in backends:
+        yield _fused(name, options, dtype, device, stream)
+
+
+def _in_processes(cases: list[tuple], jobs: int) -> Iterator[Result]:
+    """Share the cases among processes, and yield the results in the order of the cases."""
+    done = 0
+    context = multiprocessing.get_context("spawn")  # a child of fork may not use the threads of torch
+    try:
+        paths = {name: list(sys.modules[name].__path__) for name in PACKAGES if name in sys.modules}
+        setting = (paths, torch.get_num_threads())
+        with concurrent.futures.ProcessPoolExecutor(jobs, context, _start_process, setting) as pool:
+            try:
+                for results in pool.map(_pickled_case, map(pickle.dumps, cases)):
+                    yield from results
+                    done += 1
+            finally:
+                pool.shutdown(cancel_futures=True)
+    except (OSError, ImportError, BrokenProcessPool):  # no semaphores, no memory, a __main__ that cannot be imported
+        yield from _in_turn(cases[done:])
+
+
+def _start_process(paths: dict[str, list[str]], threads: int) -> None:
+    for name, path in paths.items():
+        importlib.import_module(name).__path__[:] = path
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _pickled_case(case: bytes) -> list[Result]:
+    return list(_case(*pickle.loads(case)))
 
 
 @lru_cache(maxsize=1)  # nobody writes to them, and to make them takes as long as to use them
@@ -264,20 +315,21 @@ def _tensor_pairs(ours: Run, theirs: Run) -> Iterator[tuple[str, Tensor, Tensor]
             yield "states", state[name].to(value.device), value
 
 
+def _tier_steps(steps: int) -> int:
+    return min((steps + 1) // 2, TIER_STEPS)
+
+
 def _against_textbook(
     name: str, options: Options, dtype: torch.dtype, device: torch.device | str, steps: int
 ) -> Iterator[Result]:
-    tier = {torch.float64: "T2", torch.float32: "T3"}.get(dtype)
-    if tier is None:
-        return
-    in_textbook = with_rules(optimizer_class(name), textbook)
+    tier = {torch.float64: "T2", torch.float32: "T3"}[dtype]
     for backend in BACKENDS:
         result = _result(name, options, backend, dtype, f"textbook, tier {tier}")
-        result.steps = min(steps, 100)
+        result.steps = _tier_steps(steps)
         try:
             assert_equivalent(
                 lambda params, backend=backend: create(name, params, foreach=backend == "foreach", **options),
-                lambda params: in_textbook(params, foreach=False, **options),
+                lambda params: oracle(name, params, **options),
                 tiers=[tier],
                 steps=result.steps,
                 device=device,
@@ -297,21 +349,17 @@ def _fused(
     try:
         if single_steps:
             _single_steps(name, options, dtype, device, stream[:FUSED_STEPS], result)
-        if has_torch_twin(name, **options):
-            right = partial(torch_twin, name)
-        else:
-            right = with_rules(optimizer_class(name), textbook)
         assert_equivalent(
             lambda params: create(name, params, fused=True, **options),
-            lambda params: right(params, foreach=False, **options),
+            lambda params: oracle(name, params, **options),
             tiers=[tier],
             dtype=dtype,
-            steps=min(len(stream), 100),
+            steps=_tier_steps(len(stream)),
             device=device,
         )
     except Exception as error:  # one broken cell must not cost the table
         result.passed, result.message = False, f"{type(error).__name__}: {error}"
-    result.steps = min(len(stream), FUSED_STEPS if single_steps else 100)
+    result.steps = min(len(stream), FUSED_STEPS) if single_steps else _tier_steps(len(stream))
     return result
 
 
@@ -327,7 +375,7 @@ def _single_steps(
     ours = Run(lambda params: create(name, params, fused=True, **options), dtype, device=device)
     loop = Run(lambda params: create(name, params, foreach=False, **options), dtype, device=device)
     worst = {"params": 0.0, "states": 0.0}
-    before = {(index, "params"): param.detach().clone() for index, param in enumerate(loop.params)}
+    before: dict[tuple[int, str], Tensor] = {(index, "params"): p.detach() for index, p in enumerate(loop.start)}
     roots = RightRoots() if torch.device(device).type == "cpu" else nullcontext()
     for step, grads in enumerate(stream, start=1):
         factor = lr_factor(step, len(stream))
@@ -335,19 +383,23 @@ def _single_steps(
         with roots:
             _step(loop, grads, factor)
         for key, (kind, actual, expected) in _keyed_pairs(ours, loop):
-            largest = torch.maximum(expected.abs(), before.get(key, expected).abs())
-            units = (actual - expected).abs().double() / _spacing(largest).double()
-            units = torch.where(actual.isnan() & expected.isnan() | (actual == expected), 0.0, units)
-            if units.numel():
-                worst[kind] = max(worst[kind], float(units.max()))
+            if not torch.equal(actual, expected):
+                worst[kind] = max(worst[kind], _units(actual, expected, before.get(key, expected)))
+                actual.copy_(expected)
             before[key] = expected.clone()
-            actual.copy_(expected)
         if step == 1:
             result.params_ulp_first, result.states_ulp_first = worst["params"], worst["states"]
         result.params_ulp_last, result.states_ulp_last = worst["params"], worst["states"]
         if max(worst.values()) > FUSED_ULP[torch.device(device).type]:
             raise AssertionError(f"step {step}: params {worst['params']:g} ulp, states {worst['states']:g} ulp apart")
     result.finite = torch.cat([param.detach().flatten() for param in loop.params]).isfinite().double().mean().item()
+
+
+def _units(actual: Tensor, expected: Tensor, before: Tensor) -> float:
+    """Return the largest distance, in units in the last place of the larger of the numbers expected and before."""
+    units = (actual - expected).abs().double() / _spacing(torch.maximum(expected.abs(), before.abs())).double()
+    same = actual.isnan() & expected.isnan() | (actual == expected)
+    return float(torch.where(same, 0.0, units).max())
 
 
 class RightRoots(TorchFunctionMode):
