@@ -35,6 +35,7 @@ FLOORS = {
     "backends": 6,
     "schedulers": 6,
     "core.bucket": 7,
+    "core.duplicates": 8,
     "core.groups": 7,
     "core.state": 8,
     "core.checkpoint": 9,

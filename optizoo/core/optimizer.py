@@ -15,6 +15,7 @@ from optizoo.backends.plan import Plan
 from optizoo.core import loading
 from optizoo.core.bucket import Bucket
 from optizoo.core.compiled import CompiledOptimizer
+from optizoo.core.duplicates import Work, forget_made, rounds
 from optizoo.core.state import counts_on_device
 
 
@@ -26,7 +27,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     Raises:
         TypeError: An option has the wrong type.
-        ValueError: An option is out of range or unknown, or a parameter stands twice in one group.
+        ValueError: An option is out of range or unknown, a parameter stands in two groups, or two share memory.
         RuntimeError: ``fused=True`` cannot be honoured.
     """
 
@@ -129,7 +130,7 @@ class RuleOptimizer(CompiledOptimizer):
             return False
         if any(bool((param.grad != 0).any()) for param in params):
             return False
-        for bucket in self._buckets():
+        for bucket in self._buckets(self._work()):
             for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
                 for param, store in zip(bucket.params, bucket.stores, strict=True):
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -192,15 +193,19 @@ class RuleOptimizer(CompiledOptimizer):
         return all(param.is_cuda and self.state.get(param) for param in params)
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
+        done = []
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            buckets = self._buckets()
-            for bucket in buckets:
-                if bucket.backend == "fused" and bucket.params[0].is_cuda:
-                    key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
-                    bucket.update(**scaling, memory=self._device_memory.setdefault(key, {}))
-                else:
-                    bucket.update(**scaling)
-        return buckets
+            for work in rounds(self._work()):
+                forget_made(done, work)
+                buckets = self._buckets(work)
+                for bucket in buckets:
+                    if bucket.backend == "fused" and bucket.params[0].is_cuda:
+                        key = id(bucket.group), bucket.params[0].dtype, bucket.grads[0].dtype, *bucket.states.items()
+                        bucket.update(**scaling, memory=self._device_memory.setdefault(key, {}))
+                    else:
+                        bucket.update(**scaling)
+                done += buckets
+        return done
 
     def _plan_for(self, buckets: list[Bucket]) -> None:
         """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
@@ -208,6 +213,9 @@ class RuleOptimizer(CompiledOptimizer):
         able = all(
             bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
             for bucket in buckets
+        )
+        able = able and len({id(param) for bucket in buckets for param in bucket.params}) == sum(
+            len(bucket.params) for bucket in buckets
         )
         if able and done == self._last and done != self._refused:
             extras = self.neutral_options()
@@ -220,14 +228,18 @@ class RuleOptimizer(CompiledOptimizer):
                 self._refused = done
         self._last = done
 
-    def _buckets(self) -> list[Bucket]:
-        """Sort the parameters with gradients into buckets, and make the states that they lack."""
+    def _work(self) -> list[Work]:
+        """Return the parameters that have gradients, with them, for every group."""
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
             work.append((group, [pair for pair in pairs if pair[1] is not None]))
         if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        return work
+
+    def _buckets(self, work: Iterable[Work]) -> list[Bucket]:
+        """Sort parameters into buckets, and make the states that they lack."""
         return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs)]
 
     def _group_buckets(self, own: dict[str, Any], pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterable[Bucket]:
