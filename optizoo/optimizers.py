@@ -510,7 +510,7 @@ class Adagrad(RegularizedOptimizer):
         s &\leftarrow s + g^2 \\
         \theta &\leftarrow \theta - \frac{\alpha}{1 + (t - 1) \eta} \, \frac{g}{\sqrt{s} + \epsilon}
 
-    Gradients must be dense, where torch takes sparse ones too. Rule: :func:`optizoo.rules.adagrad`, with its source.
+    A sparse gradient updates only the elements that it has. Rule: :func:`optizoo.rules.adagrad`, with its source.
 
     Args:
         params: Tensors, ``(name, tensor)`` pairs, or dicts that are param groups.
@@ -553,6 +553,7 @@ class Adagrad(RegularizedOptimizer):
         "eps": number(),
     }
     initial_values: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
+    supports_sparse = True
     neutral_extras: ClassVar[Mapping[str, Any]] = {
         "weight_decay_mode": "coupled",
         "l1": 0.0,

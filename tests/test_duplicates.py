@@ -100,8 +100,15 @@ def test_where_the_counter_is_a_tensor(options):
         if "capturable" in options:
             params = [param.detach().requires_grad_() for param in params]
         with pytest.warns(UserWarning, match=WARNING):
-            optimizer = kind([params[0], params[1], params[0]], lr=0.1, **(options if kind is optizoo.Adam else {
-                "differentiable": "differentiable" in options, "foreach": False}))
+            optimizer = kind(
+                [params[0], params[1], params[0]],
+                lr=0.1,
+                **(
+                    options
+                    if kind is optizoo.Adam
+                    else {"differentiable": "differentiable" in options, "foreach": False}
+                ),
+            )
         for step in range(4):
             for param in params:
                 param.grad = torch.full((3,), step + 1.0)

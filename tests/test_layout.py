@@ -28,6 +28,7 @@ FLOORS = {
     "backends.emit_c": 2,
     "backends.emit_triton": 2,
     "backends.foreach": 2,
+    "backends.in_place": 3,
     "backends.fused": 4,
     "backends.fused_cuda": 3,
     "backends.plan": 5,

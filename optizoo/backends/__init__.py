@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from optizoo.backends import foreach, fused, loop
+from optizoo.backends import foreach, fused, in_place
 
 UNPROVEN = "the Triton kernel has no record of a proof on a GPU yet, and is taken with fused=True only"
 
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-UPDATES = {"loop": loop.update, "foreach": foreach.update, "fused": fused.update}
+UPDATES = {"loop": in_place.update, "foreach": foreach.update, "fused": fused.update}
 
 
 def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequence[Tensor] = ()) -> Choice:
@@ -42,6 +42,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
     Raises:
         RuntimeError: ``fused=True`` cannot be honoured; the message says why.
     """
+    if grad.layout is not torch.strided and not group["fused"]:
+        return Choice("loop", f"the gradient is sparse ({grad.layout})")
     may_fuse = group["fused"] or (group["fused"] is None and group["foreach"] is None)
     obstacle = fused_obstacle(group, param, grad, states) if may_fuse else "it is not asked for"
     if obstacle is None and param.is_cuda and not group["fused"]:
@@ -56,10 +58,10 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", "autograd goes through the step (differentiable=True)")
     if torch.compiler.is_compiling():
         return Choice("loop", "torch.compile is tracing the step")
-    if grad.layout is not torch.strided:
-        return Choice("loop", f"the gradient is sparse ({grad.layout})")
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
+    if any(state.layout is not torch.strided for state in states):
+        return Choice("loop", "a state is sparse, of an earlier gradient that was")
     if obstacle is None:
         return Choice("fused", "the fastest that can serve")
     if group["capturable"]:
@@ -101,6 +103,8 @@ def fused_obstacle(
             return f"the gradient is a {type(grad).__name__} of layout {grad.layout}, not a plain tensor"
         if grad.dtype not in fused.TYPES or grad.device != param.device or grad.is_neg():
             return f"there is no kernel for gradients of {grad.dtype} on {grad.device}"
+    if any(state.layout is not torch.strided for state in states):
+        return "a state is sparse"
     if any(state.dtype != param.dtype or state.device != param.device for state in states):
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):

@@ -1,7 +1,6 @@
 """Parameters that one call of a backend updates together."""
 
 import ctypes
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import UPDATES, foreach, fused
+from optizoo.backends.in_place import as_complex, as_real
 from optizoo.backends.loop import Columns
 from optizoo.backends.plan import Task
 from optizoo.backends.trace import wire
@@ -42,12 +42,14 @@ class Bucket:
         params, grads = self.params, self.grads
         is_complex = params[0].is_complex()
         if is_complex:  # every rule acts on real and imaginary parts apart, as torch does
-            params, grads = _as_real(params), _as_real(grads)
-            columns = {name: column and _as_real(column) for name, column in columns.items()}
+            params, grads = as_real(params), as_real(grads)
+            columns = {name: column and as_real(column) for name, column in columns.items()}
         made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **fused_options)
+        if is_complex:  # a sparse state does not share its memory with what was updated
+            made = {**{name: column for name, column in columns.items() if column and column[0].is_sparse}, **made}
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
-                store[name] = torch.view_as_complex(tensor) if is_complex else tensor
+                store[name] = as_complex(tensor) if is_complex else tensor
         found_inf = fused_options.get("found_inf")
         for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
@@ -89,7 +91,3 @@ class Bucket:
             stores=self.stores,
             counter=ctypes.c_double(self.counters[0].item() if self.counters else 0.0),
         )
-
-
-def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(tensor.resolve_conj()) for tensor in tensors]

@@ -16,14 +16,14 @@ def rounds(work: list[Work]) -> Iterable[list[Work]]:
 
     An update reads what the one before has written, its count too, so two of one tensor cannot share a launch.
     """
-    while any(pairs for _, pairs in work):
+    while work:
         now: list[Work] = []
         later: list[Work] = []
         for group, pairs in work:
-            firsts = {id(param): (param, grad) for param, grad in reversed(pairs)}
-            if len(firsts) == len(pairs):
+            if len({id(param) for param, _ in pairs}) == len(pairs):
                 now.append((group, pairs))
                 continue
+            firsts = {id(param): (param, grad) for param, grad in reversed(pairs)}
             now.append((group, [*reversed(firsts.values())]))
             later.append((group, _without_firsts(pairs)))
         yield now

@@ -209,14 +209,15 @@ class RuleOptimizer(CompiledOptimizer):
 
     def _plan_for(self, buckets: list[Bucket]) -> None:
         """Keep a plan of a step that comes the second time: making one costs as much as many steps."""
-        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
-        able = all(
-            bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+        if any(
+            bucket.backend == "loop" or bucket.params[0].device.type != "cpu" or bucket.params[0].is_complex()
             for bucket in buckets
-        )
-        able = able and len({id(param) for bucket in buckets for param in bucket.params}) == sum(
-            len(bucket.params) for bucket in buckets
-        )
+        ):
+            self._last = None
+            return
+        done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
+        params = [param for _, _, params in done for param in params]
+        able = len(set(params)) == len(params)
         if able and done == self._last and done != self._refused:
             extras = self.neutral_options()
             options = tuple(name for name in {**self._common_checks, **self.checks} if name != "lr")
@@ -234,8 +235,7 @@ class RuleOptimizer(CompiledOptimizer):
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
             work.append((group, [pair for pair in pairs if pair[1] is not None]))
-        if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        self._check_sparse(work)
         return work
 
     def _buckets(self, work: Iterable[Work]) -> list[Bucket]:

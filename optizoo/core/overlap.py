@@ -35,7 +35,11 @@ def overlap(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
             if address:  # tensors without memory (meta, empty) have 0
                 sharing.setdefault(address, []).append(tensor)
     for views in sharing.values():
-        if len(views) > 1 and not _in_a_row(views) and (pair := _first_pair([_view(view) for view in views if view.numel()])):
+        if (
+            len(views) > 1
+            and not _in_a_row(views)
+            and (pair := _first_pair([_view(view) for view in views if view.numel()]))
+        ):
             return pair
     return None
 

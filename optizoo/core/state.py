@@ -21,6 +21,21 @@ class StatefulOptimizer(GroupedOptimizer):
         off = tuple(name for name, switch in switches.items() if not group[switch])
         return sorted_states(rule, tuple(name for name in switches if name not in off), off)
 
+    def _check_sparse(self, work: Iterable[tuple[Mapping[str, Any], Sequence[tuple[Tensor, Tensor]]]]) -> None:
+        """Raise RuntimeError where a gradient is sparse and has no meaning, as torch does."""
+        for own, pairs in work:
+            if not any(grad.is_sparse for _, grad in pairs):
+                continue
+            kind = type(self).__name__
+            if not self.supports_sparse:
+                raise RuntimeError(f"{kind} does not support sparse gradients; use SGD or Adagrad, or make them dense")
+            group = self.complete(own)
+            if group.get("weight_decay") and group.get("weight_decay_mode") == "coupled":
+                raise RuntimeError(
+                    f"weight_decay option is not compatible with sparse gradients: {group['weight_decay']!r} times the "
+                    f"parameter would make them dense; set it to 0, or weight_decay_mode='decoupled' ({kind})"
+                )
+
     def _products(
         self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
     ) -> dict[str, tuple[Tensor, Tensor]]:
