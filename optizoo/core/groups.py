@@ -178,10 +178,11 @@ def _warn_of_eps(group: Mapping[str, Any], params: Iterable[Any], where: str) ->
         return
     dtypes = {param.dtype for param in params if isinstance(param, Tensor) and param.is_floating_point()}
     for dtype in dtypes:
-        if torch.tensor(eps, dtype=dtype) == 0:
+        info = torch.finfo(dtype)
+        if eps <= info.smallest_normal * info.eps / 2:  # half the smallest number above 0
             warnings.warn(
                 f"eps = {eps:g} is 0 in {dtype}, where small gradients end in NaN; give at least "
-                f"{torch.finfo(dtype).smallest_normal:.1g} ({where})",
+                f"{info.smallest_normal:.1g} ({where})",
                 UserWarning,
                 stacklevel=4,
             )

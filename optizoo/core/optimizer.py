@@ -113,7 +113,7 @@ class RuleOptimizer(CompiledOptimizer):
         finds an optimizer without state.
         """
         if self._prepared:
-            found = [value for store in self.state.values() for value in store.values() if isinstance(value, Tensor)]
+            found = self._state_tensors()
             if len(found) == len(self._prepared) and all(
                 value is tensor and value._version == version
                 for value, (tensor, version) in zip(found, self._prepared, strict=True)
@@ -128,18 +128,15 @@ class RuleOptimizer(CompiledOptimizer):
             return False
         if any(group["lr"] != 0 for group in groups) or any(param.grad.layout is not torch.strided for param in params):
             return False
+        if any(param.grad.is_meta or hasattr(param.grad, "fake_mode") for param in params):  # they have no values
+            return False
         if any(bool((param.grad != 0).any()) for param in params):
             return False
         for bucket in self._buckets(self._work()):
             for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
                 for param, store in zip(bucket.params, bucket.stores, strict=True):
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        self._prepared = [
-            (value, value._version)
-            for store in self.state.values()
-            for value in store.values()
-            if isinstance(value, Tensor)
-        ]
+        self._prepared = [(value, value._version) for value in self._state_tensors()]
         return True
 
     def _finite(self) -> bool:
@@ -257,7 +254,7 @@ class RuleOptimizer(CompiledOptimizer):
                     "a step that a CUDA graph captures would repeat today's step and lr for ever; set capturable=True"
                 )
             # Like torch's, a rule without state leaves no entry.
-            store = self.state[param] if states or self.counts_steps else {}
+            store = self._store(param) if states or self.counts_steps else {}
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
@@ -281,6 +278,8 @@ class RuleOptimizer(CompiledOptimizer):
                 options |= {
                     name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
                 }
+                if any(new.requires_grad for _, new in numbers.values()):
+                    options["tensor_scalars"] = True
                 bucket = buckets[key] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)
