@@ -53,9 +53,9 @@ class StatefulOptimizer(GroupedOptimizer):
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
-        if name not in self.initial_values:
+        value = float(group[self.initial_values[name]]) if name in self.initial_values else 0.0
+        if value == 0:  # not full_like, which a tensor subclass may not know
             return torch.zeros_like(param, memory_format=torch.preserve_format)
-        value = float(group[self.initial_values[name]])
         start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
         return torch.full_like(param, start, memory_format=torch.preserve_format)
 
