@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[
 class Stored(Tensor):
     """A tensor whose values live elsewhere, in another form, as those of quantized weights do; it knows few words."""
 
-    allowed: "set[str] | None" = None
-    seen: "set[str]" = set()
+    allowed: ClassVar[set[str] | None] = None
+    seen: ClassVar[set[str]] = set()
 
     @staticmethod
     def __new__(cls, halves):
@@ -146,3 +147,31 @@ def test_a_subclass_that_is_a_plain_tensor_otherwise(name, options):
         ends.append([param.detach().as_subclass(Tensor) for param in params])
     for ours, theirs in zip(*ends, strict=True):
         assert torch.equal(ours, theirs)
+
+
+VIEWS = {  # what makes a parameter of values, and reads them back
+    "negated": (lambda values: torch.complex(torch.zeros_like(values), -values).conj().imag, lambda tensor: tensor),
+    "conjugate": (lambda values: torch.complex(values, -values).conj(), lambda tensor: tensor.real),
+    "complex": (lambda values: torch.complex(values, values), lambda tensor: tensor.real),
+    "real part": (lambda values: torch.complex(values, values).real, lambda tensor: tensor),
+    "transposed": (lambda values: values.t().contiguous().t(), lambda tensor: tensor),
+}
+
+
+@pytest.mark.parametrize("foreach", [None, False, True], ids=["default", "loop", "foreach"])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("name", "options"), TWINNED)
+def test_views_whose_memory_holds_something_else(name, options, view, foreach):
+    """Parameters and gradients that are negated, conjugate or strided views end at the values of plain ones."""
+    make_view, read = VIEWS[view]
+    plain = parameters()[:1]
+    seen = [make_view(plain[0].detach().clone()).requires_grad_()]
+    assert torch.equal(read(seen[0]), plain[0])
+    expected = optizoo.create(name, plain, foreach=False, **options)
+    optimizer = optizoo.create(name, seen, foreach=foreach, **options)
+    for step in range(5):
+        values = torch.randn(plain[0].shape, generator=torch.Generator().manual_seed(step))
+        plain[0].grad, seen[0].grad = values, make_view(values)
+        for each in (expected, optimizer):
+            each.step()
+    torch.testing.assert_close(read(seen[0]).detach().clone(), plain[0].detach())

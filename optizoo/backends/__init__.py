@@ -70,6 +70,8 @@ def choose(group: Mapping[str, Any], param: Tensor, grad: Tensor, states: Sequen
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
     if others := {state.dtype for state in states} - {param.dtype}:
         return Choice("loop", f"a state is {others.pop()}, the parameter {param.dtype}")
+    if any(tensor.is_neg() for tensor in (param, grad, *states)):
+        return Choice("loop", "parameter, gradient or state is a negated view, which torch's lists do not take")
     if group["foreach"]:
         return Choice("foreach", "foreach=True asks for it")
     return Choice("foreach", "fused=False asks for it" if group["fused"] is False else f"no fused kernel: {obstacle}")
@@ -105,6 +107,8 @@ def fused_obstacle(
             return f"there is no kernel for gradients of {grad.dtype} on {grad.device}"
     if any(state.layout is not torch.strided for state in states):
         return "a state is sparse"
+    if any(tensor.is_neg() for tensor in (param, *states)):
+        return "parameter or state is a negated view, whose memory holds the opposite"
     if any(state.dtype != param.dtype or state.device != param.device for state in states):
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):

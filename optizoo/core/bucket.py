@@ -45,7 +45,10 @@ class Bucket:
             params, grads = as_real(params), as_real(grads)
             columns = {name: column and as_real(column) for name, column in columns.items()}
         made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options, **fused_options)
-        if is_complex:  # a sparse state does not share its memory with what was updated
+        if is_complex:  # neither a conjugate view nor a sparse state shares its memory with what was updated
+            for param, updated in zip(self.params, params, strict=True):
+                if param.is_conj():
+                    param.copy_(as_complex(updated))
             made = {**{name: column for name, column in columns.items() if column and column[0].is_sparse}, **made}
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
