@@ -419,17 +419,6 @@ def test_tensor_lr_is_kept():
     assert optizoo.SGD(parameters(), lr=lr).param_groups[0]["lr"] is lr
 
 
-def test_a_parameter_twice():
-    """The same tensor twice in a group raises (torch warns and steps it twice), in two groups too."""
-    param = Parameter(torch.zeros(1))
-    with pytest.raises(ValueError, match="stands twice in 'params'"):
-        optizoo.SGD([param, param])
-    with pytest.raises(ValueError, match="stands twice in 'params'"):
-        optizoo.SGD([("a", param), ("b", param)])
-    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
-        optizoo.SGD([{"params": [param]}, {"params": [param]}])
-
-
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [

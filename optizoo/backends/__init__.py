@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from optizoo.backends import foreach, fused, loop
+from optizoo.backends import foreach, fused, in_place
 
 # Tensor types whose memory and lists the backends may use; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-UPDATES = {"loop": loop.update, "foreach": foreach.update, "fused": fused.update}
+UPDATES = {"loop": in_place.update, "foreach": foreach.update, "fused": fused.update}
 
 
 def choose(
@@ -47,6 +47,8 @@ def choose(
     Raises:
         RuntimeError: ``fused=True`` cannot be honoured; the message says why.
     """
+    if grad.layout is not torch.strided and not group["fused"]:
+        return Choice("loop", f"the gradient is sparse ({grad.layout})")
     may_fuse = group["fused"] or (group["fused"] is None and group["foreach"] is None)
     obstacle = fused_obstacle(group, param, grad, states, kernel) if may_fuse else "it is not asked for"
     if group["fused"]:
@@ -59,10 +61,10 @@ def choose(
         return Choice("loop", "autograd goes through the step (differentiable=True)")
     if torch.compiler.is_compiling():
         return Choice("loop", "torch.compile is tracing the step")
-    if grad.layout is not torch.strided:
-        return Choice("loop", f"the gradient is sparse ({grad.layout})")
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
+    if any(state.layout is not torch.strided for state in states):
+        return Choice("loop", "a state is sparse, of an earlier gradient that was")
     if obstacle is None:
         return Choice("fused", f"the fastest that can serve, proven on {fused.place(param.device)}")
     if group["capturable"]:
@@ -71,6 +73,8 @@ def choose(
         return Choice("loop", f"the gradient is {grad.dtype}, the parameter {param.dtype}")
     if others := {state.dtype for state in states} - {param.dtype}:
         return Choice("loop", f"a state is {others.pop()}, the parameter {param.dtype}")
+    if any(tensor.is_neg() for tensor in (param, grad, *states)):
+        return Choice("loop", "parameter, gradient or state is a negated view, which torch's lists do not take")
     if group["foreach"]:
         return Choice("foreach", "foreach=True asks for it")
     return Choice("foreach", "fused=False asks for it" if group["fused"] is False else f"no fused kernel: {obstacle}")
@@ -109,6 +113,10 @@ def fused_obstacle(
             return f"the gradient is a {type(grad).__name__} of layout {grad.layout}, not a plain tensor"
         if grad.dtype not in fused.TYPES or grad.device != param.device or grad.is_neg():
             return f"there is no kernel for gradients of {grad.dtype} on {grad.device}"
+    if any(state.layout is not torch.strided for state in states):
+        return "a state is sparse"
+    if any(tensor.is_neg() for tensor in (param, *states)):
+        return "parameter or state is a negated view, whose memory holds the opposite"
     if any(state.dtype != param.dtype or state.device != param.device for state in states):
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):

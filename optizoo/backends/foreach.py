@@ -108,17 +108,16 @@ def replay(
     return [values[value] for _, value in program.outputs]
 
 
-@lru_cache(maxsize=1024)
 def _settled(program: Program) -> bool:
     """Return whether, written in place, every output ends in the memory of the input of its name."""
-    return _settle(program)[1]
+    return settle(program)[1]
 
 
 @lru_cache(maxsize=1024)
 def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
     """Return for every operation its function, operands, scalar, the scalar's keyword, and whether it overwrites."""
     calls = []
-    for operation, may_overwrite in zip(program.operations, _settle(program)[0], strict=True):
+    for operation, may_overwrite in zip(program.operations, settle(program)[0], strict=True):
         overwrite = may_overwrite and in_place
         function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
         keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
@@ -126,7 +125,8 @@ def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
     return tuple(calls)
 
 
-def _settle(program: Program) -> tuple[tuple[bool, ...], bool]:
+@lru_cache(maxsize=1024)
+def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
     """Return for every operation whether it may write into its first operand, and whether no output is left to copy.
 
     It may where the operand dies and its memory is the program's own, or that of the input whose new value is coming.

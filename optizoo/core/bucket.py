@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import UPDATES, fused
+from optizoo.backends.in_place import as_complex, as_real
 from optizoo.backends.loop import Columns
 from optizoo.core.rule import Rule
 
@@ -29,7 +30,15 @@ class Bucket:
 
     def update(self) -> None:
         """Run the rule in the backend of the bucket, and :meth:`keep` what it made."""
-        made = UPDATES[self.backend](self.rule, *self._operands(), **self.options)
+        params, grads, columns = self._operands()
+        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options)
+        if self.params[0].is_complex():
+            # Neither a conjugate view nor a sparse state shares its memory with what was updated.
+            for param, updated in zip(self.params, params, strict=True):
+                if param.is_conj():
+                    param.copy_(as_complex(updated))
+            made = {**{name: column for name, column in columns.items() if column and column[0].is_sparse}, **made}
+            made = {name: [*map(as_complex, column)] for name, column in made.items()}
         self.keep(made)
 
     def call(self) -> fused.Call:
@@ -43,10 +52,9 @@ class Bucket:
             made: For every new state its column.
             found_inf: Where this is not 0, nothing was updated, and nothing is counted.
         """
-        is_complex = self.params[0].is_complex()
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
-                store[name] = torch.view_as_complex(tensor) if is_complex else tensor
+                store[name] = tensor
         for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
         for old, new in self.products:
@@ -60,8 +68,8 @@ class Bucket:
         if not self.params[0].is_complex():
             return self.params, self.grads, columns
         # Every rule acts on real and imaginary parts apart, as torch does.
-        columns = {name: column and _as_real(column) for name, column in columns.items()}
-        return _as_real(self.params), _as_real(self.grads), columns
+        columns = {name: column and as_real(column) for name, column in columns.items()}
+        return as_real(self.params), as_real(self.grads), columns
 
 
 def update_all(
@@ -91,7 +99,3 @@ def update_all(
         fused.run([call for _, call in pairs], grad_scale=grad_scale, found_inf=found_inf, memory=own)
         for bucket, call in pairs:
             bucket.keep(call.made, found_inf)
-
-
-def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(tensor.resolve_conj()) for tensor in tensors]

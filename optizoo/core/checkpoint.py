@@ -1,7 +1,8 @@
 """Checkpoints: in torch's form, checked before anything changes, sharing no tensor."""
 
+import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from optizoo.core import loading
 from optizoo.core.names import did_you_mean
-from optizoo.core.state import StatefulOptimizer, counts_on_device, share_equal, step_dtype
+from optizoo.core.state import StatefulOptimizer, counted, counts_on_device, share_equal, step_dtype
 
 # What belongs to an option: kept together where a checkpoint is loaded.
 _KEPT_WITH = {
@@ -31,6 +32,8 @@ class CheckpointedOptimizer(StatefulOptimizer):
         saved = super().state_dict()
         seen = set()
         for key, store in saved.get("state", {}).items():  # hooks may have changed the layout
+            if not isinstance(store, Mapping):  # what its owner keeps beside the parameters
+                continue
             counters = {name: store[name] for name in ("step", *self.products) if name in store}
             if isinstance(step := counters.get("step"), Tensor) and id(step) in seen:
                 saved["state"][key] = {**store, **{name: value.clone() for name, value in counters.items()}}
@@ -86,18 +89,31 @@ class CheckpointedOptimizer(StatefulOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state; unpickling, ``deepcopy`` and ``load_state_dict`` all end here.
 
-        Groups are checked before anything changes. Options that an older checkpoint or torch's does not have get the
-        constructor's values, or the neutral ones where torch lacks them; ``foreach`` and ``fused`` stay as they are in
-        this optimizer; tensors are never shared with the checkpoint.
+        A part that ``state`` leaves out stays as it is. All is checked before anything changes. Options that an older
+        checkpoint or torch's does not have get the constructor's values, or the neutral ones where torch lacks them;
+        ``foreach`` and ``fused`` stay as they are in this optimizer; tensors are never shared with the checkpoint.
 
         Raises:
             TypeError: An option in the checkpoint has the wrong type.
             ValueError: An option in the checkpoint is out of range or unknown.
         """
         is_load = "param_groups" in self.__dict__
-        defaults = self.defaults if is_load else state["defaults"]
+        state = {**state}
+        if "param_groups" in state:
+            state["param_groups"] = self._loaded_groups(state["param_groups"], state.get("defaults"))
+        if is_load and "state" in state:
+            self._adopt(state["state"], state.get("param_groups", self.param_groups))
+        super().__setstate__(state)
+        self.forget()
+
+    def _loaded_groups(
+        self, saved_groups: Sequence[Mapping[str, Any]], saved_defaults: Mapping[str, Any] | None
+    ) -> list[dict[str, Any]]:
+        """Return loaded groups, checked, with the options that they lack."""
+        is_load = "param_groups" in self.__dict__
+        defaults = self.defaults if is_load or saved_defaults is None else saved_defaults
         groups = []
-        for index, saved in enumerate(state["param_groups"]):
+        for index, saved in enumerate(saved_groups):
             # A group that comes with its optimizer may have keys of its owner, and so may one that is loaded again.
             present = self.param_groups[index] if is_load else saved
             execution = {name: self.complete(present)[name] for name in EXECUTION_OPTIONS}
@@ -106,20 +122,25 @@ class CheckpointedOptimizer(StatefulOptimizer):
                 name: value for name, value in defaults.items() if name in saved or name not in self.neutral_options()
             }
             groups.append(self._checked({**missing, **saved, **execution}, where=where, known=present, loading=True))
-        if is_load:
-            named = loading.labels(groups)
-            for group in groups:
-                for param in group["params"]:
-                    store = state["state"].get(param)
-                    if store is not None:
-                        self._check_store(store, param, group, named[param])
-                        state["state"][param] = self._adopted(store, param, group)
-                on_device = [
-                    param for param in group["params"] if param in state["state"] and counts_on_device(group, param)
-                ]
-                share_equal([state["state"][param] for param in on_device], ("step", *self.products))
-        super().__setstate__({**state, "param_groups": groups})
-        self.forget()
+        return groups
+
+    def _adopt(self, loaded: dict[Any, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+        """Check all loaded stores, then put copies in their places, one after the other.
+
+        What this optimizer holds of a parameter is dropped before its copy is made, so that both are never there.
+        """
+        found = [(group, param) for group in groups for param in group["params"] if param in loaded]
+        named = loading.labels(groups)
+        for group, param in found:
+            self._check_store(loaded[param], param, group, named[param])
+        self.forget()  # a plan holds states
+        old = self.state if _is_held_once(self, "state") else {}
+        for group, param in found:
+            old.pop(param, None)
+            loaded[param] = self._adopted(loaded[param], param, group)
+        for group in groups:
+            on_device = [param for param in group["params"] if param in loaded and counts_on_device(group, param)]
+            share_equal([loaded[param] for param in on_device], ("step", *self.products))
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
@@ -129,7 +150,8 @@ class CheckpointedOptimizer(StatefulOptimizer):
         needed = [name for name in zeros if name not in self.state_switches]
         if needed and self.counts_steps:
             needed.append("step")
-        loading.check_state(store, param, states, needed, label=label, owner=type(self).__name__)
+        counters = ("step", *self.products)
+        loading.check_state(store, param, states, needed, counters, label=label, owner=type(self).__name__)
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of a loaded store on the device of ``param``; counters where this group wants them."""
@@ -140,7 +162,17 @@ class CheckpointedOptimizer(StatefulOptimizer):
         device = param.device if counts_on_device(group, param) else "cpu"
         for name in {"step", *self.products} & adopted.keys():
             value = store[name]
-            # torch may have cast all but the step to the type of the parameter.
-            dtype = value.dtype if name == "step" and isinstance(value, Tensor) else step_dtype()
-            adopted[name] = torch.tensor(float(value), dtype=dtype, device=device)
+            if isinstance(value, Tensor):
+                # torch may have cast all but the step to the type of the parameter.
+                dtype = value.dtype if name == "step" else step_dtype()
+                adopted[name] = value.detach().reshape(()).to(device, dtype, copy=True)
+            else:
+                adopted[name] = counted(value, device)
         return adopted
+
+
+def _is_held_once(owner: Any, name: str) -> bool:
+    """Return whether nobody but ``owner`` holds an attribute; judged against one that nobody else can hold."""
+    alone = CheckpointedOptimizer.__new__(CheckpointedOptimizer)
+    alone.__dict__[name] = {}
+    return sys.getrefcount(owner.__dict__[name]) <= sys.getrefcount(alone.__dict__[name])

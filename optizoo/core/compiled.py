@@ -37,7 +37,7 @@ class CompiledOptimizer(CheckpointedOptimizer):
             grads.append(param.grad)
             if not states and not self.counts_steps:
                 continue
-            store = self.state[param]
+            store = self._store(param)
             counter = self._counter(store, param, on_device=True) if self.counts_steps else None
             for name in self.products:
                 if name not in store:

@@ -69,6 +69,9 @@ class GroupedOptimizer(Optimizer):
         for name in ("lr", *Common.__annotations__)
     }
 
+    _members: set[int] | None = None
+    """While the constructor adds groups: the identities of all parameters and tensor rates so far."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         declare(cls)
@@ -81,7 +84,10 @@ class GroupedOptimizer(Optimizer):
         self.forget()
         missing = {name: SHARED[name][1].default for name in Common.__annotations__ if name not in defaults}
         defaults = self._checked({**defaults, **missing}, where=f"{type(self).__name__}, constructor")
+        self._members = set()
         super().__init__(params, defaults)
+        del self._members
+        self._check_overlap((), f"{type(self).__name__}, constructor")
 
     def forget(self) -> None:
         """Drop what was found out in earlier steps; groups and state are others now."""
@@ -171,7 +177,7 @@ class GroupedOptimizer(Optimizer):
 
         Raises:
             TypeError: ``param_group`` or an option has the wrong type.
-            ValueError: An option is out of range or unknown, or a parameter stands twice.
+            ValueError: An option is out of range or unknown, a parameter stands in two groups, or two share memory.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -184,34 +190,42 @@ class GroupedOptimizer(Optimizer):
         group |= {name: extras[name] for name in extras.keys() & self.defaults if name not in group}
         if isinstance(group["params"], Tensor):
             group["params"] = [group["params"]]
-        if not isinstance(group["params"], set):  # torch warns of a set
+        if not isinstance(group["params"], set):  # torch refuses a set
             group["params"] = list(group["params"])
             tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
-            if len({id(tensor) for tensor in tensors}) < len(tensors):
-                raise ValueError(f"a tensor stands twice in 'params', it would step twice; remove one ({where})")
             self._check_fused(group, tensors, where)
-            self._check_overlap(tensors, where)
+            if self._members is None:
+                self._check_overlap(tensors, where)
             _warn_of_eps(group, tensors, where)
-        if any(group["lr"] is other["lr"] for other in self.param_groups) and isinstance(group["lr"], Tensor):
-            group["lr"] = group["lr"].clone()  # schedulers fill it in place, each group's with its own rate
-        super().add_param_group(group)
+        self._append(group)
 
-    def _check_overlap(self, params: Iterable[Any], where: str) -> None:
-        """Raise ValueError where a new parameter shares elements in memory with another one: both would move them."""
-        known = [param for group in self.param_groups for param in group["params"]]
-        sharing: dict[int, list[Tensor]] = {}
-        for param in {id(param): param for param in (*known, *params)}.values():
-            if type(param) in (Tensor, torch.nn.Parameter) and param.layout is torch.strided and param.numel():
-                storage = param.untyped_storage()
-                if storage.data_ptr():  # tensors without memory (meta) have 0
-                    sharing.setdefault(storage.data_ptr(), []).append(param)
-        for tensors in sharing.values():
-            if len(tensors) > 1 and (pair := overlap(tensors)):
-                shapes = " and ".join(str(tuple(tensor.shape)) for tensor in pair)
-                raise ValueError(
-                    f"two parameters (of shapes {shapes}) share elements in memory, which would be updated twice; give "
-                    f"the tensor that both are views of instead ({where})"
-                )
+    def _append(self, group: dict[str, Any]) -> None:
+        """Let torch check a group and append it, without its search of all other groups for each new one."""
+        groups, members = self.param_groups, self._members
+        if members is None:
+            members = {id(member) for other in groups for member in (*other["params"], other["lr"])}
+        if isinstance(group["lr"], Tensor) and id(group["lr"]) in members:
+            group["lr"] = group["lr"].clone()  # schedulers fill it in place, each group's with its own rate
+        self.param_groups = groups[:1]  # torch holds the names of a group against those of another
+        try:
+            super().add_param_group(group)
+        finally:
+            self.param_groups = groups
+        new = set(map(id, group["params"]))
+        if not members.isdisjoint(new):
+            raise ValueError("some parameters appear in more than one parameter group")
+        members |= {*new, id(group["lr"])}
+        groups.append(group)
+
+    def _check_overlap(self, more: Iterable[Any], where: str) -> None:
+        """Raise ValueError where parameters, those here or more, share elements in memory: both would move them."""
+        known = (param for group in self.param_groups for param in group["params"])
+        if pair := overlap((*known, *more)):
+            shapes = " and ".join(str(tuple(tensor.shape)) for tensor in pair)
+            raise ValueError(
+                f"two parameters (of shapes {shapes}) share elements in memory, which would be updated twice; give "
+                f"the tensor that both are views of instead ({where})"
+            )
 
     def _check_fused(self, group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
         """Raise RuntimeError where ``fused=True`` is asked for and a parameter stands in its way."""
@@ -229,10 +243,11 @@ def _warn_of_eps(group: Mapping[str, Any], params: Iterable[Any], where: str) ->
         return
     dtypes = {param.dtype for param in params if isinstance(param, Tensor) and param.is_floating_point()}
     for dtype in dtypes:
-        if torch.tensor(eps, dtype=dtype) == 0:
+        info = torch.finfo(dtype)
+        if eps <= info.smallest_normal * info.eps / 2:  # half the smallest number above 0
             warnings.warn(
                 f"eps = {eps:g} is 0 in {dtype}, where small gradients end in NaN; give at least "
-                f"{torch.finfo(dtype).smallest_normal:.1g} ({where})",
+                f"{info.smallest_normal:.1g} ({where})",
                 UserWarning,
                 stacklevel=4,
             )

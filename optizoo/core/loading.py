@@ -1,6 +1,7 @@
 """Loading a checkpoint: which saved entry belongs to which parameter, and whether it can be its state."""
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -97,7 +98,14 @@ def check_same_class(saved: Group, known: Collection[str], needed: Collection[st
 
 
 def check_state(
-    store: Mapping[str, Any], param: Tensor, states: Collection[str], needed: Collection[str], *, label: str, owner: str
+    store: Any,
+    param: Tensor,
+    states: Collection[str],
+    needed: Collection[str],
+    counters: Collection[str] = (),
+    *,
+    label: str,
+    owner: str,
 ) -> None:
     """Raise ``ValueError`` unless a saved store can be the state of ``param``.
 
@@ -106,9 +114,16 @@ def check_state(
         param: The parameter.
         states: The states of its shape that the optimizer knows.
         needed: Those that it cannot do without.
+        counters: What is one number, as a tensor or, in old checkpoints, as it is.
         label: How messages call the parameter.
         owner: How they call the optimizer.
     """
+    if not isinstance(store, Mapping):
+        raise ValueError(f"the state of {label} is {store!r} and no dict; the checkpoint is damaged ({owner})")
+    for name in counters:
+        value = store.get(name, 0)
+        if not isinstance(value, Real) if not isinstance(value, Tensor) else value.numel() != 1:
+            raise ValueError(f"{name!r} of {label} is {value!r} and no number; the checkpoint is damaged ({owner})")
     missing = [name for name in needed if name not in store]
     foreign = [
         name for name, value in store.items() if isinstance(value, Tensor) and value.dim() and name not in states

@@ -14,6 +14,7 @@ from optizoo.backends.finite import nonfinite
 from optizoo.core import loading
 from optizoo.core.bucket import Bucket, update_all
 from optizoo.core.compiled import CompiledOptimizer
+from optizoo.core.duplicates import Work, forget_made, rounds
 from optizoo.core.planner import Planner
 from optizoo.core.rule import Rule
 from optizoo.core.state import counts_on_device
@@ -27,7 +28,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     Raises:
         TypeError: An option has the wrong type.
-        ValueError: An option is out of range or unknown, or a parameter stands twice in one group.
+        ValueError: An option is out of range or unknown, a parameter stands in two groups, or two share memory.
         RuntimeError: ``fused=True`` cannot be honoured.
     """
 
@@ -122,7 +123,7 @@ class RuleOptimizer(CompiledOptimizer):
         finds an optimizer without state.
         """
         if self._prepared:
-            found = [value for store in self.state.values() for value in store.values() if isinstance(value, Tensor)]
+            found = self._state_tensors()
             if len(found) == len(self._prepared) and all(
                 value is tensor and value._version == version
                 for value, (tensor, version) in zip(found, self._prepared, strict=True)
@@ -137,18 +138,15 @@ class RuleOptimizer(CompiledOptimizer):
             return False
         if any(group["lr"] != 0 or grad.layout is not torch.strided for group, grad in pairs):
             return False
+        if any(grad.is_meta or hasattr(grad, "fake_mode") for _, grad in pairs):  # they have no values
+            return False
         if any(bool((grad != 0).any()) for _, grad in pairs):
             return False
-        for bucket in self._buckets():
+        for bucket in self._buckets(self._work()):
             for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
                 for param, store in zip(bucket.params, bucket.stores, strict=True):
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        self._prepared = [
-            (value, value._version)
-            for store in self.state.values()
-            for value in store.values()
-            if isinstance(value, Tensor)
-        ]
+        self._prepared = [(value, value._version) for value in self._state_tensors()]
         return True
 
     def _finite(self) -> bool:
@@ -203,10 +201,14 @@ class RuleOptimizer(CompiledOptimizer):
         return all(param.is_cuda and self.state.get(param) for param in params)
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
+        done = []
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            buckets = self._buckets(**dict.fromkeys(scaling, True))
-            update_all(buckets, memory=self._device_memory, **scaling)
-        return buckets
+            for work in rounds(self._work()):
+                forget_made(done, work)
+                buckets = self._buckets(work, **dict.fromkeys(scaling, True))
+                update_all(buckets, memory=self._device_memory, **scaling)
+                done += buckets
+        return done
 
     def forget(self) -> None:
         """Drop what was found out in earlier steps; groups and state are others now."""
@@ -224,18 +226,22 @@ class RuleOptimizer(CompiledOptimizer):
         """Return what ``rule`` takes in a param group, and ``maximize``; ``step`` is not among it."""
         return {k: v for k, v in self._rule_options(rule, self.complete(group), None, backend).items() if k != "step"}
 
-    def _buckets(self, **scaling: bool) -> list[Bucket]:
-        """Sort the parameters with gradients into buckets, and make the states that they lack.
-
-        Args:
-            **scaling: Which of ``grad_scale`` and ``found_inf`` the kernels take.
-        """
+    def _work(self) -> list[Work]:
+        """Return the parameters that have gradients, with them, for every group."""
         work = []
         for group in self.param_groups:
             pairs = [(param, param.grad) for param in group["params"]]
             work.append((group, [pair for pair in pairs if pair[1] is not None]))
-        if not self.supports_sparse and any(grad.is_sparse for _, pairs in work for _, grad in pairs):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use SGD, or make them dense")
+        self._check_sparse(work)
+        return work
+
+    def _buckets(self, work: Iterable[Work], **scaling: bool) -> list[Bucket]:
+        """Sort parameters into buckets, and make the states that they lack.
+
+        Args:
+            work: The parameters of every group, with their gradients.
+            **scaling: Which of ``grad_scale`` and ``found_inf`` the kernels take.
+        """
         return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs, scaling)]
 
     def _group_buckets(
@@ -256,7 +262,7 @@ class RuleOptimizer(CompiledOptimizer):
                     "a step that a CUDA graph captures would repeat today's step and lr for ever; set capturable=True"
                 )
             # Like torch's, a rule without state leaves no entry.
-            store = self.state[param] if states or self.counts_steps else {}
+            store = self._store(param) if states or self.counts_steps else {}
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
@@ -294,6 +300,8 @@ class RuleOptimizer(CompiledOptimizer):
             bucket = buckets.get((*kind, backend))
             if bucket is None:
                 options = self._rule_options(rule, group, step, backend) | products
+                if any(new.requires_grad for _, new in numbers.values()):
+                    options["tensor_scalars"] = True
                 bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
             bucket.grads.append(grad)

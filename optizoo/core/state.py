@@ -22,6 +22,21 @@ class StatefulOptimizer(GroupedOptimizer):
         off = tuple(name for name, switch in switches.items() if not group[switch])
         return sorted_states(rule, tuple(name for name in switches if name not in off), off)
 
+    def _check_sparse(self, work: Iterable[tuple[Mapping[str, Any], Sequence[tuple[Tensor, Tensor]]]]) -> None:
+        """Raise RuntimeError where a gradient is sparse and has no meaning, as torch does."""
+        for own, pairs in work:
+            if not any(grad.is_sparse for _, grad in pairs):
+                continue
+            kind = type(self).__name__
+            if not self.supports_sparse:
+                raise RuntimeError(f"{kind} does not support sparse gradients; use SGD or Adagrad, or make them dense")
+            group = self.complete(own)
+            if group.get("weight_decay") and group.get("weight_decay_mode") == "coupled":
+                raise RuntimeError(
+                    f"weight_decay option is not compatible with sparse gradients: {group['weight_decay']!r} times the "
+                    f"parameter would make them dense; set it to 0, or weight_decay_mode='decoupled' ({kind})"
+                )
+
     def _products(
         self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
     ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -29,8 +44,8 @@ class StatefulOptimizer(GroupedOptimizer):
         numbers = {}
         for name, factor in self.products.items():
             assert counter is not None
-            if name not in store:
-                store[name] = torch.ones_like(counter)
+            if not isinstance(store.get(name), Tensor):
+                store[name] = counted(store.get(name, 1), counter.device)
             options = {option: scalar(group[option]) for option in schema(factor).options}
             # Autograd may save the number, which is written in place.
             before = store[name].clone() if group["differentiable"] else store[name]
@@ -39,9 +54,9 @@ class StatefulOptimizer(GroupedOptimizer):
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
-        if name not in self.initial_values:
+        value = float(group[self.initial_values[name]]) if name in self.initial_values else 0.0
+        if value == 0:  # not full_like, which a tensor subclass may not know
             return torch.zeros_like(param, memory_format=torch.preserve_format)
-        value = float(group[self.initial_values[name]])
         start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
         return torch.full_like(param, start, memory_format=torch.preserve_format)
 
@@ -63,7 +78,9 @@ class StatefulOptimizer(GroupedOptimizer):
         for (device, counter), stores in stepping.items():
             step = stores[0].get("step")
             if step is None:
-                step = torch.zeros((), dtype=step_dtype(), device=device)
+                step = counted(0, device)
+            elif not isinstance(step, Tensor):
+                step = counted(step, device)
             elif len(stores) == users[counter]:
                 continue
             else:
@@ -73,18 +90,40 @@ class StatefulOptimizer(GroupedOptimizer):
                 store["step"] = step
                 store |= numbers
 
+    def _state_tensors(self) -> list[Tensor]:
+        stores = [store for store in self.state.values() if isinstance(store, Mapping)]
+        return [value for store in stores for value in store.values() if isinstance(value, Tensor)]
+
     def _columns(self, param: Tensor) -> list[Tensor]:
         """Return the states of a parameter that have its shape."""
         store = self.state.get(param, {})
         counters = ("step", *self.products)
         return [value for name, value in store.items() if isinstance(value, Tensor) and name not in counters]
 
+    def _store(self, param: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter; made here if it is missing, in any kind of dict that ``state`` may be."""
+        store = self.state.get(param)
+        if store is None:
+            store = self.state[param] = {}
+        return store
+
     @staticmethod
     def _counter(store: dict[str, Any], param: Tensor, on_device: bool) -> Tensor:
-        """Return ``step`` of the state, the number of updates made; made here if it is missing."""
-        if "step" not in store:
-            store["step"] = torch.zeros((), dtype=step_dtype(), device=param.device if on_device else "cpu")
-        return store["step"]
+        """Return ``step`` of the state, the number of updates made; made here if it is missing or a plain number."""
+        step = store.get("step")
+        if not isinstance(step, Tensor):
+            step = store["step"] = counted(0 if step is None else step, param.device if on_device else "cpu")
+        return step
+
+    def share_memory(self) -> None:
+        """Move the states that there are into shared memory, for processes that train together (Hogwild).
+
+        Adagrad has its states from the start, other optimizers after their first step.
+        """
+        for group in self.param_groups:
+            for param in group["params"]:
+                for state in self._columns(param):
+                    state.share_memory_()
 
     def _rule_options(
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
@@ -102,6 +141,15 @@ class StatefulOptimizer(GroupedOptimizer):
 def step_dtype() -> torch.dtype:
     """Return the type of ``step``: as torch has it, float64 if that is the default type."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def counted(number: Any, device: torch.device | str) -> Tensor:
+    """Return a counter that holds a number, as states of older versions do; its type is torch's."""
+    try:
+        # Of a literal, FakeTensorMode knows the value.
+        return torch.tensor(float(number), dtype=step_dtype(), device=device)
+    except (TypeError, ValueError):
+        raise TypeError(f"a counter in the state is {number!r}; it must be a tensor of one element") from None
 
 
 def counts_on_device(group: Mapping[str, Any], param: Tensor) -> bool:

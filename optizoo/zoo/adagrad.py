@@ -32,7 +32,7 @@ class Adagrad(RegularizedOptimizer):
         s &\leftarrow s + g^2 \\
         \theta &\leftarrow \theta - \frac{\alpha}{1 + (t - 1) \eta} \, \frac{g}{\sqrt{s} + \epsilon}
 
-    Gradients must be dense, where torch takes sparse ones too. Rule: :func:`optizoo.rules.adagrad`, with its source.
+    A sparse gradient updates only the elements that it has. Rule: :func:`optizoo.rules.adagrad`, with its source.
 
     Args:
         lr_decay: η.
@@ -55,6 +55,7 @@ class Adagrad(RegularizedOptimizer):
     order = 4
     namesake = torch.optim.Adagrad
     initial_values: ClassVar[Mapping[str, str]] = {"sum": "initial_accumulator_value"}
+    supports_sparse = True
 
     @constructor
     def __init__(

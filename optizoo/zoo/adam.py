@@ -160,6 +160,6 @@ class AdamW(Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint of Adam too: the decay stays decoupled, as in torch."""
-        for group in state["param_groups"]:
+        for group in state.get("param_groups", ()):
             group["decoupled_weight_decay"] = True
         super().__setstate__(state)

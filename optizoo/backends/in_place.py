@@ -1,0 +1,208 @@
+"""The loop for gradients that are sparse and tensors of other types: the traced rule, word by word, in place.
+
+A dense result of the size of an embedding would cost thousands of times what its sparse gradient does, and a tensor
+subclass may know the words of ``torch.optim``'s own loop and no others. Those are written in place.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from optizoo.backends import loop
+from optizoo.backends.foreach import settle
+from optizoo.backends.trace import WORDS, Program, TraceError, trace
+
+_PLAIN = (Tensor, Parameter)
+_SCALINGS = ("neg", "mul_scalar", "div_scalar")
+
+
+def update(
+    rule: Callable[..., tuple],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: loop.Columns,
+    *,
+    maximize: bool = False,
+    differentiable: bool = False,
+    tensor_scalars: bool = False,
+    **options: Any,
+) -> dict[str, list[Tensor]]:
+    """Apply ``rule`` to every parameter; arguments and result are those of :func:`optizoo.backends.loop.update`.
+
+    All parameters are of one type, and all gradients of one type and layout.
+    """
+    existing = {name: column for name, column in states.items() if column is not None}
+    plain = type(params[0]) in _PLAIN and type(grads[0]) in _PLAIN and grads[0].layout is torch.strided
+    program, scalars = None, ()
+    if not (differentiable or tensor_scalars or torch.compiler.is_compiling() or (plain and not _any_sparse(existing))):
+        try:
+            present = {name: column is not None for name, column in states.items()}
+            program, scalars = trace(rule, present, maximize=maximize, **options)
+        except TraceError:  # only the loop can follow
+            pass
+    if program is None:
+        further = {"maximize": maximize, "differentiable": differentiable, "tensor_scalars": tensor_scalars}
+        return loop.update(rule, params, grads, states, **further, **options)
+    scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+    made = []
+    for inputs in zip(params, grads, *existing.values(), strict=True):
+        new = _written(program, scalars, inputs)
+        if new is None:
+            new = _by_loop(rule, inputs, states, program, maximize=maximize, **options)
+        made.append(new)
+    # A state that one parameter has made, such as a sparse one that became dense, others may have had.
+    return {
+        name: [new[name] if name in new else existing[name][index] for index, new in enumerate(made)]
+        for name in {name: None for new in made for name in new}
+    }
+
+
+def _by_loop(
+    rule: Callable[..., tuple], inputs: Sequence[Tensor], states: loop.Columns, program: Program, **options: Any
+) -> dict[str, Tensor]:
+    """Update one parameter by the loop: the elements that a sparse gradient has, if that is all that moves, or all."""
+    param, grad, *existing = inputs
+    named = dict(zip(program.inputs[2:], existing, strict=True))
+    dense_states = all(tensor.layout is torch.strided for tensor in existing)
+    if grad.is_sparse and grad.sparse_dim() and dense_states and len(existing) == len(states) and _rests(program):
+        _update_rows(rule, param, grad, named, **options)
+        return {}
+    # Where all elements move, the gradient is as good as dense, and so is a state.
+    made = {name: tensor.to_dense() for name, tensor in named.items() if tensor.layout is not torch.strided}
+    named |= made
+    columns = {name: [named[name]] if name in named else None for name in states}
+    grad = grad if grad.layout is torch.strided else grad.to_dense()
+    new = loop.update(rule, [param], [grad], columns, **options)
+    return {**made, **{name: column[0] for name, column in new.items()}}
+
+
+def _written(program: Program, scalars: Sequence[Any], inputs: Sequence[Tensor]) -> dict[str, Tensor] | None:
+    """Execute a program, write its results into its inputs, and return the states that it made.
+
+    Returns ``None``, with nothing written, where types differ or a word is asked for that sparse tensors do not know.
+    """
+    calls = _calls(program, *[(tensor.dtype, tensor.layout is not torch.strided) for tensor in inputs])
+    if calls is None:
+        return None
+    values = list(inputs)
+    for function, operands, scalar, keyword in calls:
+        arguments = [values[operand] for operand in operands]
+        if scalar is None:
+            values.append(function(*arguments))
+        elif keyword is None:
+            values.append(function(*arguments, scalars[scalar]))
+        else:
+            values.append(function(*arguments, **{keyword: scalars[scalar]}))
+    if settle(program)[1]:
+        return {}
+    made = {}
+    taken = list(inputs)
+    homes = dict(zip(program.inputs, inputs, strict=True))
+    for name, value in program.outputs:
+        result = values[value]
+        if result is not homes.get(name):
+            made[name] = result.clone() if any(result is tensor for tensor in taken) else result
+            taken.append(result)
+    for name in homes.keys() & made.keys():
+        homes[name].copy_(made.pop(name))
+    return made
+
+
+@lru_cache(maxsize=1024)
+def _calls(program: Program, *kinds: tuple[torch.dtype, bool]) -> tuple[tuple[Any, ...], ...] | None:
+    """Return for every operation its function, operands, scalar and the scalar's keyword.
+
+    Returns ``None`` where the inputs, each with its type and whether it is sparse, allow no such words.
+    """
+    sparse = tuple(is_sparse for _, is_sparse in kinds)
+    if len({dtype for dtype, _ in kinds}) > 1 or (any(sparse) and not _is_linear(program, sparse)):
+        return None
+    calls = []
+    for operation, overwrite in zip(program.operations, settle(program)[0], strict=True):
+        word, keyword = operation.word.removesuffix("_scalar"), WORDS[operation.word]
+        function = getattr(Tensor, f"{word}_", _maximum_) if overwrite else getattr(Tensor, word)
+        by_place = len(operation.operands) == 1 or keyword == "weight"
+        calls.append((function, operation.operands, operation.scalar, None if by_place else keyword))
+    return tuple(calls)
+
+
+def _maximum_(tensor: Tensor, other: Tensor) -> Tensor:
+    return torch.maximum(tensor, other, out=tensor)
+
+
+def _update_rows(
+    rule: Callable[..., tuple], param: Tensor, grad: Tensor, state: Mapping[str, Tensor], **options: Any
+) -> None:
+    """Run the rule on what the gradient touches of the parameter and of its states."""
+    grad = grad.coalesce()
+    indices, values = grad._indices(), grad._values()
+    homes = [param, *state.values()]
+    if len(indices) == 1:
+        rows = [home.index_select(0, indices[0]) for home in homes]
+    else:
+        rows = [home[tuple(indices)] for home in homes]
+    columns = {name: [row] for name, row in zip(state, rows[1:], strict=True)}
+    loop.update(rule, rows[:1], [values], columns, **options)
+    for home, row in zip(homes, rows, strict=True):
+        if len(indices) == 1:
+            home.index_copy_(0, indices[0], row)
+        else:
+            home.index_put_(tuple(indices), row)
+
+
+def _is_linear(program: Program, sparse: tuple[bool, ...]) -> bool:
+    """Return whether sparse inputs are only scaled, and added to each other and to dense ones: torch's sparse words."""
+    kinds = list(sparse)
+    for operation in program.operations:
+        first, *others = (kinds[operand] for operand in operation.operands)
+        adds = operation.word == "add" and (first <= others[0])  # nothing dense is added to what is sparse
+        if not adds and (first or any(others)) and operation.word not in _SCALINGS:
+            return False
+        kinds.append(first)
+    homes = dict(zip(program.inputs, sparse, strict=True))
+    return all(homes.get(name, kinds[value]) == kinds[value] for name, value in program.outputs)
+
+
+@lru_cache(maxsize=1024)
+def _rests(program: Program) -> bool:
+    """Return whether nothing moves where the gradient is 0: read off the words of the rule."""
+    zero, unknown = "0", "?"
+    values = [zero if name == "grad" else name for name in program.inputs]
+    for operation in program.operations:
+        first, *others = (values[operand] for operand in operation.operands)
+        if operation.word in ("add", "addcmul", "addcdiv") and zero in others[:1]:
+            values.append(first)
+        elif first == zero and operation.word in (*_SCALINGS, "mul", "div", "sqrt", "abs", "sign"):
+            values.append(zero)
+        else:
+            values.append(unknown)
+    return all(values[value] == name for name, value in program.outputs)
+
+
+def _any_sparse(states: Mapping[str, Sequence[Tensor]]) -> bool:
+    return any(tensor.layout is not torch.strided for column in states.values() for tensor in column)
+
+
+def as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return complex tensors as real ones, with a dimension more; dense ones share their memory."""
+    return [
+        _sparse(tensor, torch.view_as_real) if tensor.is_sparse else torch.view_as_real(tensor.resolve_conj())
+        for tensor in tensors
+    ]
+
+
+def as_complex(tensor: Tensor) -> Tensor:
+    """Return a tensor of :func:`as_real` as it was."""
+    return _sparse(tensor, torch.view_as_complex) if tensor.is_sparse else torch.view_as_complex(tensor)
+
+
+def _sparse(tensor: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a sparse tensor with its values seen in another way."""
+    values = view(tensor._values())
+    shape = (*tensor.shape[: tensor.sparse_dim()], *values.shape[1:])
+    seen = torch.sparse_coo_tensor(tensor._indices(), values, shape, check_invariants=False)
+    return seen._coalesced_(tensor.is_coalesced())
