@@ -1,5 +1,6 @@
 """An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it."""
 
+from optizoo import lr_scheduler as lr_scheduler
 from optizoo import rules as rules
 from optizoo import schedulers as schedulers
 from optizoo import schedules as schedules

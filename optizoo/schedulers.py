@@ -1,24 +1,44 @@
-"""Schedulers: set an optimizer's learning rates from a schedule, ``lr = base_lr * schedule(last_epoch)``.
+"""Schedulers: set an optimizer's learning rates from a schedule, ``lr = base_lr * schedule(last_epoch) * factor``.
 
 :class:`ScheduleLR` is a ``torch.optim.lr_scheduler.LRScheduler`` for any schedule. The classes with torch's names take
 torch's arguments and give torch's numbers; they stand on it, and so do :class:`InverseSqrtLR` and :class:`WarmupLR`.
+:mod:`optizoo.lr_scheduler` has them under the names of torch's module, beside those that torch alone offers.
 
-Rates are evaluated, never multiplied from step to step. The place on the schedule is one integer, ``last_epoch``
+The schedule's part is evaluated, never multiplied from step to step. The place on it is one integer, ``last_epoch``
 (torch's name; it counts calls of ``step()``, whatever a call stands for). The base rates are ``initial_lr`` of the
-param groups, which the optimizer saves and loads. Nothing else is state, so a resumed run goes on at the right rate in
-whatever order optimizer and scheduler are built and loaded.
+param groups, which the optimizer saves and loads.
+
+The factor is what others have done to the rate: another scheduler of a chain, a ``ReduceLROnPlateau``, a program that
+writes ``group["lr"]``. It is 1 until somebody does. At each step what is found in the group is held against what this
+scheduler left there, as it was stored, and the ratio is multiplied up. So a rate that others have changed stays
+changed, in proportion, and schedulers that share an optimizer multiply. Three rules complete it:
+
+- A rate that differs from ``initial_lr`` when the scheduler is built has been changed by others.
+- A rate of 0 tells no ratio. Where others set one it stays 0 until they set another, and the factor is what it was.
+  Where the schedule itself says 0, what others write in its place does not last.
+- With ``last_epoch=N`` the rate may be that of step ``N`` or ``N + 1`` of the schedule, or the base rate: neither tells
+  of a change.
+
+``last_epoch``, the factors and the rates that were set last are the state. With them a resumed run goes on at the right
+rate in whatever order optimizer and scheduler are built and loaded: the scheduler's state decides, and the optimizer's
+rates only tell of changes since.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
+from warnings import catch_warnings, simplefilter
+from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from optizoo.rates import Mark, copied, held, multiple, number, put, stored
 from optizoo.schedules import (
     Constant,
     Cosine,
@@ -45,20 +65,48 @@ __all__ = [
     "MultiStepLR",
     "PolynomialLR",
     "ScheduleLR",
+    "SequentialLR",
     "StepLR",
     "WarmupLR",
 ]
 
 
+@dataclass
+class _Move:
+    """What one step does to one param group."""
+
+    mark: Mark
+    base: float
+    place: float
+    factor: float
+    rate: float  # what schedule and factor ask for
+    held: bool  # whether others hold the group's rate at 0, so that it stays as it is
+
+    @property
+    def value(self) -> float:
+        return self.mark.number("lr") if self.held else self.rate
+
+
+class _Company:
+    """The schedulers of this module on one optimizer, and the rates that the last of them to step has left."""
+
+    def __init__(self) -> None:
+        self.members: WeakSet[ScheduleLR] = WeakSet()
+        self.left: list[float] = []
+
+
+_COMPANIES: WeakKeyDictionary[Optimizer, _Company] = WeakKeyDictionary()
+
+
 class ScheduleLR(LRScheduler):
-    """Set every param group's rate to ``base_lr * schedule(last_epoch)``.
+    """Set every param group's rate to ``base_lr * schedule(last_epoch) * factor``.
 
     ``base_lr`` is the group's ``initial_lr``. A group that has none, such as one added later with ``add_param_group``,
     takes its present lr for it and is scheduled from the next ``step()`` on. A tensor lr is filled in place.
 
-    Unlike most of torch's schedulers this one *sets* the rate: changes made by others do not last, and of several in a
-    ``ChainedScheduler`` the last one wins. Multiply the schedules instead:
-    ``ScheduleLR(optimizer, lambda step: first(step) * second(step))``.
+    ``factor``, one for each group, is what others have done to the rate: the other members of a ``ChainedScheduler``,
+    a ``ReduceLROnPlateau``, a program that writes ``group["lr"]``. It is exactly 1 unless somebody does, and part of
+    the state. A rate that others set to 0 stays 0 until they set another.
 
     Args:
         optimizer: The optimizer whose rates are set.
@@ -81,6 +129,15 @@ class ScheduleLR(LRScheduler):
     ...     optimizer.step()
     ...     scheduler.step()
     0.0 0.05 0.1 0.05 0.0 0.0
+
+    A rate that is changed in between stays changed, in proportion:
+
+    >>> scheduler = ScheduleLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), Exponential(0.5))
+    >>> scheduler.optimizer.param_groups[0]["lr"] *= 0.1
+    >>> scheduler.optimizer.step()
+    >>> scheduler.step()
+    >>> round(scheduler.get_last_lr()[0], 6)
+    0.005
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule], last_epoch: int = -1) -> None:
@@ -92,58 +149,211 @@ class ScheduleLR(LRScheduler):
                     "such as Cosine(total_steps=10_000)"
                 )
         self.schedule: Any = list(schedule) if several else schedule
+        self._marks: list[Mark] | None = None
         super().__init__(optimizer, _checked_last_epoch(last_epoch))
 
     @property
     def base_lrs(self) -> list[float | Tensor]:
         """The rates that the schedule multiplies; they live in the param groups as ``initial_lr``."""
-        return [_copied(_base_lr(group)) for group in self.optimizer.param_groups]
+        return [_initial_lr(group) for group in self.optimizer.param_groups]
 
     @base_lrs.setter
     def base_lrs(self, values: Sequence[float | Tensor]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
-            group["initial_lr"] = _copied(value)
+            group["initial_lr"] = copied(value)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the rates at ``last_epoch``, one for each param group. They depend on nothing else."""
-        bases = [_base_lr(group) for group in self.optimizer.param_groups]
-        return [self._rate(base_lr, factor) for base_lr, factor in zip(bases, self._factors(), strict=True)]
+        """Return the rates at ``last_epoch``, one for each param group, with what others have done until now."""
+        return [_like(move.value, move.mark.group["lr"]) for move in self._moves()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: ``last_epoch``. The base rates are part of the optimizer's state."""
-        return {"last_epoch": self.last_epoch}
+        """Return the state, as plain numbers: ``last_epoch``, and for each group its factor and its present rate.
+
+        The base rates are part of the optimizer's state.
+        """
+        marks = self._aligned()
+        if self.last_epoch < 0:  # one that waits for its turn in a SequentialLR
+            return {"last_epoch": self.last_epoch, "factors": [mark.awaited for mark in marks]}
+        return {
+            "last_epoch": self.last_epoch,
+            "factors": [self._factor(mark) for mark in marks],
+            "_last_lr": [mark.number("lr") for mark in marks],
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to the saved step and set the rates at once.
+        """Go to the saved step, and set the rates as they were saved.
 
-        The optimizer's state may be loaded before or after this. A state of one of torch's schedulers serves too: only
-        its ``last_epoch`` is read, since the schedule is the program's and the base rates are the optimizer's.
+        The optimizer's state may be loaded before or after this. A state without factors, such as one of torch's
+        schedulers, serves too: its ``last_epoch`` is read, and the factors follow from its ``_last_lr`` if it has them.
 
         Raises:
             ValueError: The state has no valid ``last_epoch``.
+            TypeError: ``last_epoch``, a factor or a rate is not a number.
         """
         if "last_epoch" not in state_dict:
             raise ValueError(
                 f"The scheduler's state has no 'last_epoch', only {sorted(state_dict)}; pass what state_dict() returned"
             )
-        self.last_epoch = _checked_last_epoch(state_dict["last_epoch"])
-        self._step_count = int(self.last_epoch) + 1
-        if self.last_epoch >= 0:  # below: one that waits for its turn in a SequentialLR
-            self._update_lr(self.last_epoch)
+        last_epoch = _checked_last_epoch(state_dict["last_epoch"])
+        factors, rates, bases = (_numbers(name, state_dict.get(name)) for name in ("factors", "_last_lr", "base_lrs"))
+        groups = self.optimizer.param_groups
+        self.last_epoch = last_epoch
+        self._step_count = int(last_epoch) + 1
+        marks = []
+        for index, group in enumerate(groups):
+            place = self._place(index, last_epoch) if last_epoch >= 0 else 1.0
+            base = number(_initial_lr(group))
+            factor = factors[index] if index < len(factors) else 1.0
+            mark = Mark(group, base, place, stored(self._rate(base, place) * factor, group["lr"]), factor, factor)
+            if index < len(rates):
+                if "factors" not in state_dict:
+                    self._read_torchs(mark, rates[index], bases[index] if index < len(bases) else base)
+                elif not held(rates[index], mark.rate):
+                    mark.known = (mark.rate,)
+                    mark.rate = rates[index]
+            marks.append(mark)
+        self._marks = marks
+        if last_epoch < 0:  # one that waits for its turn in a SequentialLR
+            return
+        for index, mark in enumerate(marks):
+            is_held = "factors" in state_dict and index < len(rates) and held(rates[index], mark.rate)
+            self._write(mark, rates[index] if is_held else mark.rate)
+        self._leave()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied optimizer has lost the wrapper by which torch sees that optimizer.step() came first, and torch would
         # warn of it at the next step. From a count of 2 on it does not look.
-        self.__dict__.update(state)
+        self.__dict__.update({"_marks": [], **state})
         self._step_count = max(self._step_count, 2)
+        company = self._company()
+        company.left = company.left or [number(group["lr"]) for group in self.optimizer.param_groups]
 
-    def _rate(self, base_lr: float | Tensor, factor: float) -> float | Tensor:
-        return base_lr * factor
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Go to the next step or to ``epoch``, and write the rates."""
+        fresh = self.last_epoch < 0
+        if fresh and epoch is None:
+            self._marks = None  # built just now, or started again by a SequentialLR that has reset the rates
+        marks = self._aligned()
+        if fresh and epoch is not None:  # one of torch's SequentialLR whose turn has come; others left what is found
+            for mark in marks:
+                mark.rate, mark.known, mark.factor, mark.awaited = mark.number("lr"), (), mark.awaited, 1.0
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        moves = self._moves()
+        values = [move.value for move in moves]
+        if type(self).get_lr is not ScheduleLR.get_lr:
+            values = [number(value) for value in self.get_lr()]
+        self._tell(moves, fresh)
+        for move, value in zip(moves, values, strict=True):
+            mark = move.mark
+            self._write(mark, value)
+            mark.base, mark.place, mark.factor, mark.known = move.base, move.place, move.factor, ()
+            mark.rate = stored(move.rate if move.held else value, mark.group["lr"])
+        self._leave()
 
-    def _factors(self) -> list[float]:
+    def _write(self, mark: Mark, rate: float) -> None:
+        put(mark.group, rate)
+        mark.wrote(rate)
+
+    def _leave(self) -> None:
+        """Note what stands in the groups now, for ``get_last_lr`` and for the other schedulers of this module."""
+        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
+        self._company().left = [mark.number("lr") for mark in self._aligned()]
+
+    def _company(self) -> _Company:
+        company = _COMPANIES.setdefault(self.optimizer, _Company())
+        company.members.add(self)
+        return company
+
+    def _tell(self, moves: list[_Move], fresh: bool) -> None:
+        """Tell the others of this module on the optimizer what they cannot see in its rates.
+
+        One whose own schedule says 0 sees no ratio, so it is told of this step. Those that wait for their turn are told
+        what nobody of this module has done.
+        """
+        company = self._company()
+        for other in company.members:
+            if other is self or len(other._marks or ()) != len(moves):
+                continue
+            for index, (move, mark) in enumerate(zip(moves, other._marks or (), strict=True)):
+                if other.last_epoch >= 0:
+                    if mark.rate == 0:
+                        now, before = self._rate(move.base, move.place), self._rate(move.mark.base, move.mark.place)
+                        mark.factor *= multiple(now or move.base, before or move.mark.base)
+                elif not fresh and len(company.left) == len(moves):
+                    found = move.mark.number("lr")
+                    if not move.mark.untouched(found, company.left[index : index + 1]):
+                        mark.awaited *= multiple(found, company.left[index])
+
+    def _aligned(self) -> list[Mark]:
+        """Return the marks, one for each param group, after groups were added, removed, loaded or exchanged."""
+        groups = self.optimizer.param_groups
+        building, marks = self._marks is None, self._marks or []
+        if len(marks) != len(groups):
+            mine = {id(mark.group): mark for mark in marks}
+            if not any(id(group) in mine for group in groups):
+                mine = {id(group): mark for group, mark in zip(groups, marks, strict=False)}
+            marks = [mine.get(id(group)) for group in groups]
+        result = []
+        for index, (group, mark) in enumerate(zip(groups, marks, strict=True)):
+            if mark is None or "initial_lr" not in group:
+                mark = self._first_mark(index, building)
+            mark.group = group
+            result.append(mark)
+        self._marks = result
+        return result
+
+    def _first_mark(self, index: int, building: bool) -> Mark:
+        """Return the mark of a group that this scheduler has not written to yet: what stands there if nobody has."""
+        group = self.optimizer.param_groups[index]
+        scheduled = "initial_lr" in group
+        base = number(_initial_lr(group))
+        if self.last_epoch < 0 or not scheduled:
+            return Mark(group, base, 1.0, base)
+        places = [self._place(index, self.last_epoch), self._place(index, self.last_epoch + 1)]
+        if building:  # in a run that goes on behind last_epoch the rate of the next step is already set
+            places.reverse()
+        rate, other = (stored(self._rate(base, place), group["lr"]) for place in places)
+        return Mark(group, base, places[0], rate, known=(other, base))
+
+    def _factor(self, mark: Mark) -> float:
+        """Return what others have done to the rate of a group until now."""
+        found = mark.number("lr")
+        if mark.untouched(found, (mark.rate, *mark.known)):
+            return mark.factor
+        base, left = mark.number("initial_lr"), mark.rate
+        if base != mark.base:
+            left = stored(self._rate(base, mark.place) * mark.factor, mark.group["lr"])
+        return mark.factor * multiple(found, left)
+
+    def _moves(self) -> list[_Move]:
+        moves = []
+        for mark, place in zip(self._aligned(), self._places(), strict=True):
+            base, factor = mark.number("initial_lr"), self._factor(mark)
+            is_held = held(mark.number("lr"), mark.rate)
+            moves.append(_Move(mark, base, place, factor, self._rate(base, place) * factor, is_held))
+        return moves
+
+    def _read_torchs(self, mark: Mark, rate: float, base: float) -> None:
+        """Find the factor in the rate that a scheduler of torch has set last; its recursion may have rounded it."""
+        expected = self._rate(base, mark.place)
+        mark.known = (rate,)
+        if not math.isclose(rate, expected, rel_tol=1e-6):
+            mark.factor = multiple(rate, expected)
+            if mark.factor != 1:
+                mark.known, mark.rate = (mark.rate,), rate
+
+    def _rate(self, base_lr: float, place: float) -> float:
+        return base_lr * place
+
+    def _place(self, index: int, step: int) -> float:
+        schedule = self.schedule[index] if isinstance(self.schedule, list) else self.schedule
+        return _value(schedule, step)
+
+    def _places(self) -> list[float]:
+        """Return the value of the schedule at ``last_epoch`` for each param group."""
         groups = self.optimizer.param_groups
         if not isinstance(self.schedule, list):
-            return [_factor(self.schedule, self.last_epoch)] * len(groups)
+            return [_value(self.schedule, self.last_epoch)] * len(groups)
         if len(self.schedule) != len(groups):
             raise ValueError(
                 f"{len(self.schedule)} schedules for {len(groups)} param groups; give one schedule, or one for each "
@@ -156,7 +366,7 @@ class ScheduleLR(LRScheduler):
                     f"Param group {index} shares its lr tensor with another group but has a schedule of its own; "
                     "give every group its own tensor, such as lr.clone()"
                 )
-        return [_factor(schedule, self.last_epoch) for schedule in self.schedule]
+        return [_value(schedule, self.last_epoch) for schedule in self.schedule]
 
 
 def _field(name: str, doc: str) -> Any:
@@ -348,8 +558,8 @@ class CosineAnnealingLR(ScheduleLR):
         self.eta_min = checked_factor("eta_min", eta_min)
         super().__init__(optimizer, Cosine(checked_length("T_max", T_max)), last_epoch)
 
-    def _rate(self, base_lr: float | Tensor, factor: float) -> float | Tensor:
-        return base_lr * factor + self.eta_min * (1 - factor)  # exactly base_lr at 1 and eta_min at 0
+    def _rate(self, base_lr: float, place: float) -> float:
+        return base_lr * place + self.eta_min * (1 - place)  # exactly base_lr at 1 and eta_min at 0
 
 
 class InverseSqrtLR(ScheduleLR):
@@ -422,20 +632,163 @@ class WarmupLR(ScheduleLR):
         super().__init__(optimizer, schedule, last_epoch)
 
 
-def _copied(lr: float | Tensor) -> float | Tensor:
-    """Return a copy that shares nothing; as a plain float, so that checkpoints load with ``weights_only=True``."""
-    return lr.clone() if isinstance(lr, Tensor) else float(lr)
+class SequentialLR(lr_scheduler.SequentialLR):
+    """Follow several schedulers one after the other, each from its own step 0 at its milestone.
+
+    Torch's class, its arguments and its checkpoints, with four things mended: ``last_epoch=N`` goes on behind step
+    ``N`` (torch's starts the first scheduler again); a ``ChainedScheduler`` may stand in any place (torch's raises
+    behind the first); what others have done to the rate stays done at a milestone, as in :class:`ScheduleLR`; and the
+    optimizer may be loaded before or after it is built. The members may be of this module, of torch or of any other.
+
+    Args:
+        optimizer: The optimizer whose rates are set.
+        schedulers: The schedulers, in the order of their turns.
+        milestones: The steps at which the second and the later ones begin.
+        last_epoch: The last step of an earlier run, to go on behind it. Members that have no closed form are stepped
+            to their place.
+
+    Raises:
+        TypeError: A scheduler has no optimizer.
+        ValueError: The numbers of schedulers and milestones do not fit, the schedulers have several optimizers, one is
+            a ``ReduceLROnPlateau``, or ``last_epoch`` is below -1.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    >>> parts = [LinearLR(optimizer, 0.5, total_iters=2), ExponentialLR(optimizer, gamma=0.5)]
+    >>> scheduler = SequentialLR(optimizer, parts, milestones=[2])
+    >>> for _ in range(5):
+    ...     print(round(scheduler.get_last_lr()[0], 4), end=" ")
+    ...     optimizer.step()
+    ...     scheduler.step()
+    0.05 0.075 0.1 0.05 0.025
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
+    ) -> None:
+        last_epoch = _checked_last_epoch(last_epoch)
+        super().__init__(optimizer, schedulers, milestones)
+        self._start(bisect_right(milestones, 0), [1.0] * len(optimizer.param_groups))
+        if last_epoch >= 0:
+            self._go_to(last_epoch + 1)
+        self._leave([1.0] * len(optimizer.param_groups))
+
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Step the scheduler whose turn it is, or begin with the next one."""
+        factors = self._present_factors()
+        self.last_epoch += 1
+        index = bisect_right(self._milestones, self.last_epoch)
+        if index > 0 and self._milestones[index - 1] == self.last_epoch:
+            self._start(index, factors)
+        else:
+            self._schedulers[index].step()
+        self._leave(factors)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with those of the members."""
+        rates = [number(group["lr"]) for group in self.optimizer.param_groups]
+        return {**super().state_dict(), "_factors": self._present_factors(), "_left": rates, "_last_lr": rates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state and set the rates as they were saved; the optimizer's may be loaded before or after this."""
+        groups = self.optimizer.param_groups
+        self._factors = [1.0] * len(groups)
+        super().load_state_dict(state_dict)
+        rates = _numbers("_last_lr", state_dict.get("_last_lr"))
+        if len(rates) == len(groups):
+            for group, rate in zip(groups, rates, strict=True):
+                put(group, rate)
+        self._leave([float(factor) for factor in self._factors])
+
+    def _present_factors(self) -> list[float]:
+        """Return for each param group what others have done since the first step: to what the last step left."""
+        groups = self.optimizer.param_groups
+        known = len(self._left)  # groups may have been added since
+        factors = [*self._factors, *[1.0] * (len(groups) - known)]
+        lefts = [*self._left, *(number(group["lr"]) for group in groups[known:])]
+        changes = []
+        for group, factor, left in zip(groups, factors, lefts, strict=False):
+            found = number(group["lr"])
+            changes.append(factor * (1.0 if found == stored(left, group["lr"]) else multiple(found, left)))
+        return changes
+
+    def _leave(self, factors: list[float]) -> None:
+        groups = self.optimizer.param_groups
+        self._factors, self._left = factors, [number(group["lr"]) for group in groups]
+        self._last_lr = [copied(group["lr"]) for group in groups]
+
+    def _start(self, index: int, factors: list[float]) -> None:
+        """Begin with a member, at the base rates as others have changed them."""
+        for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
+            initial_lr = _initial_lr(group)
+            put(group, initial_lr if factor == 1 else initial_lr * factor)
+        _start(self._schedulers[index])
+
+    def _go_to(self, step: int) -> None:
+        index = bisect_right(self._milestones, step)
+        if index != bisect_right(self._milestones, 0):
+            self._start(index, [1.0] * len(self.optimizer.param_groups))
+        self.last_epoch = step
+        _advance(self._schedulers[index], step - (self._milestones[index - 1] if index else 0))
 
 
-def _base_lr(group: dict[str, Any]) -> float | Tensor:
-    """Return the group's base rate, of the same kind as its lr; the lr itself where the group was never scheduled."""
+def _start(scheduler: Any) -> None:
+    """Put a scheduler, or all that it holds, to its step 0, over the rates that stand in the groups."""
+    if isinstance(scheduler, lr_scheduler.SequentialLR):
+        scheduler.last_epoch = 0
+        _start(scheduler._schedulers[bisect_right(scheduler._milestones, 0)])
+        if isinstance(scheduler, SequentialLR):
+            scheduler._leave([1.0] * len(scheduler.optimizer.param_groups))
+    elif hasattr(scheduler, "_schedulers"):
+        for each in scheduler._schedulers:
+            _start(each)
+    else:
+        scheduler.last_epoch = -1
+        if isinstance(scheduler, ScheduleLR):
+            scheduler._update_lr()
+        else:
+            scheduler._initial_step()
+
+
+def _advance(scheduler: Any, steps: int) -> None:
+    """Make the steps that a scheduler, or each that it holds, has behind it."""
+    if isinstance(scheduler, lr_scheduler.ChainedScheduler):
+        for each in scheduler._schedulers:
+            _advance(each, steps)
+    elif isinstance(scheduler, SequentialLR):
+        scheduler._go_to(steps)
+    elif isinstance(scheduler, ScheduleLR):
+        scheduler._update_lr(steps)
+    else:
+        with catch_warnings():
+            simplefilter("ignore")  # the optimizer's steps were made in the earlier run
+            for _ in range(steps):
+                scheduler.step()
+
+
+def _initial_lr(group: dict[str, Any]) -> float | Tensor:
+    """Return a copy of the group's base rate, its lr where it was never scheduled; of the same kind as its lr."""
     if "initial_lr" not in group:
-        group["initial_lr"] = _copied(group["lr"])
+        group["initial_lr"] = copied(group["lr"])
     base_lr = group["initial_lr"]
-    return base_lr if isinstance(group["lr"], Tensor) else float(base_lr)
+    return copied(base_lr) if isinstance(group["lr"], Tensor) else number(base_lr)
 
 
-def _factor(schedule: Schedule, step: int) -> float:
+def _like(rate: float, lr: Any) -> float | Tensor:
+    return torch.full_like(lr.detach(), rate) if isinstance(lr, Tensor) else rate
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    """Return a list of the state as floats."""
+    try:
+        return [number(value) for value in values or ()]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Invalid {name} value: {values!r}; {name} of a scheduler's state must be a list of numbers"
+        ) from error
+
+
+def _value(schedule: Schedule, step: int) -> float:
     factor = schedule(step)
     if not isinstance(factor, Real):
         raise TypeError(f"{schedule!r} returned {factor!r} at step {step}; a schedule must return a plain number")
