@@ -6,7 +6,7 @@ that was rounded to a float32 tensor has not changed. A rate of 0, or one that i
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 __all__ = ["Mark", "copied", "held", "multiple", "number", "put", "stored"]
+
+
+_SINGLE = torch.zeros((), dtype=torch.float32, device="cpu")
 
 
 def number(value: Any) -> float:
@@ -98,9 +101,10 @@ class Mark:
             self._read[name] = (value, value._version, result)
         return result
 
-    def untouched(self, found: float, rates: Iterable[float]) -> bool:
-        """Return whether the group holds one of the rates, as they are stored there."""
-        return any(stored(rate, self.group["lr"]) == found for rate in rates)
+    def untouched(self, found: float, rates: Sequence[float]) -> bool:
+        """Return whether the group holds one of the rates, as they are stored there, or went through a float32."""
+        kinds = self.group["lr"], _SINGLE
+        return any(stored(rate, kind) == found for kind in kinds for rate in rates)
 
     def wrote(self, rate: float) -> None:
         """Keep in mind that ``rate`` has just been written, so that nobody has to wait for an accelerator."""

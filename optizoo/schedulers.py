@@ -140,6 +140,8 @@ class ScheduleLR(LRScheduler):
     0.005
     """
 
+    _active = False  # whether it was stepped since the last time that a scheduler was built or begun
+
     def __init__(self, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule], last_epoch: int = -1) -> None:
         several = isinstance(schedule, (list, tuple))
         for each in schedule if several else [schedule]:
@@ -159,6 +161,8 @@ class ScheduleLR(LRScheduler):
 
     @base_lrs.setter
     def base_lrs(self, values: Sequence[float | Tensor]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        for mark in self._marks or ():
+            self._observe(mark)  # what others did, they did over the former base rates
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             group["initial_lr"] = copied(value)
 
@@ -220,13 +224,17 @@ class ScheduleLR(LRScheduler):
             self._write(mark, rates[index] if is_held else mark.rate)
         self._leave()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_left": self._company().left}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied optimizer has lost the wrapper by which torch sees that optimizer.step() came first, and torch would
         # warn of it at the next step. From a count of 2 on it does not look.
-        self.__dict__.update({"_marks": [], **state})
+        state = {"_marks": [], **state}
+        left = state.pop("_left", [])
+        self.__dict__.update(state)
         self._step_count = max(self._step_count, 2)
-        company = self._company()
-        company.left = company.left or [number(group["lr"]) for group in self.optimizer.param_groups]
+        self._company().left = self._company().left or list(left)
 
     def _update_lr(self, epoch: int | None = None) -> None:
         """Go to the next step or to ``epoch``, and write the rates."""
@@ -242,7 +250,8 @@ class ScheduleLR(LRScheduler):
         values = [move.value for move in moves]
         if type(self).get_lr is not ScheduleLR.get_lr:
             values = [number(value) for value in self.get_lr()]
-        self._tell(moves, fresh)
+        self._tell(moves, values, fresh)
+        self._active = not fresh
         for move, value in zip(moves, values, strict=True):
             mark = move.mark
             self._write(mark, value)
@@ -264,25 +273,30 @@ class ScheduleLR(LRScheduler):
         company.members.add(self)
         return company
 
-    def _tell(self, moves: list[_Move], fresh: bool) -> None:
+    def _tell(self, moves: list[_Move], values: list[float], fresh: bool) -> None:
         """Tell the others of this module on the optimizer what they cannot see in its rates.
 
-        One whose own schedule says 0 sees no ratio, so it is told of this step. Those that wait for their turn are told
-        what nobody of this module has done.
+        In a rate of 0 they see no ratio, so where one is found, or set now, or said by their own schedule, they are
+        told of this step; a schedule that says 0 counts there as 1, until it says something else. Those that wait for
+        their turn are told what nobody of this module has done.
         """
         company = self._company()
-        for other in company.members:
-            if other is self or len(other._marks or ()) != len(moves):
+        for other in company.members - {self}:
+            other._active &= not fresh
+            if len(other._marks or ()) != len(moves):
                 continue
             for index, (move, mark) in enumerate(zip(moves, other._marks or (), strict=True)):
-                if other.last_epoch >= 0:
-                    if mark.rate == 0:
-                        now, before = self._rate(move.base, move.place), self._rate(move.mark.base, move.mark.place)
-                        mark.factor *= multiple(now or move.base, before or move.mark.base)
-                elif not fresh and len(company.left) == len(moves):
-                    found = move.mark.number("lr")
-                    if not move.mark.untouched(found, company.left[index : index + 1]):
-                        mark.awaited *= multiple(found, company.left[index])
+                found = move.mark.number("lr")
+                if other.last_epoch >= 0 and not (found and values[index] and mark.rate):
+                    mark.group = move.mark.group
+                    other._observe(mark)
+                    now, before = self._rate(move.base, move.place), self._rate(move.mark.base, move.mark.place)
+                    ratio = multiple(now or move.base, before or move.mark.base)
+                    mark.factor, mark.rate = mark.factor * ratio, mark.rate * ratio
+                elif other.last_epoch < 0 and not fresh:
+                    left = company.left[index : index + 1]
+                    if left and not move.mark.untouched(found, left):
+                        mark.awaited *= multiple(found, left[0])
 
     def _aligned(self) -> list[Mark]:
         """Return the marks, one for each param group, after groups were added, removed, loaded or exchanged."""
@@ -308,7 +322,9 @@ class ScheduleLR(LRScheduler):
         scheduled = "initial_lr" in group
         base = number(_initial_lr(group))
         if self.last_epoch < 0 or not scheduled:
-            return Mark(group, base, 1.0, base)
+            zeros = self._zeros(index) if number(group["lr"]) == 0 else []
+            factor = zeros[0]._marks[index].factor if zeros else 1.0  # behind the zero is what they know of others
+            return Mark(group, base, 1.0, stored(base * factor, group["lr"]), factor)
         places = [self._place(index, self.last_epoch), self._place(index, self.last_epoch + 1)]
         if building:  # in a run that goes on behind last_epoch the rate of the next step is already set
             places.reverse()
@@ -325,13 +341,28 @@ class ScheduleLR(LRScheduler):
             left = stored(self._rate(base, mark.place) * mark.factor, mark.group["lr"])
         return mark.factor * multiple(found, left)
 
+    def _observe(self, mark: Mark) -> None:
+        """Take what is found in the group for what was set, and what others have done to it into the factor."""
+        found = mark.number("lr")
+        if not held(found, mark.rate):
+            mark.factor = self._factor(mark)
+            mark.rate, mark.base, mark.known = found, mark.number("initial_lr"), ()
+
     def _moves(self) -> list[_Move]:
         moves = []
         for mark, place in zip(self._aligned(), self._places(), strict=True):
             base, factor = mark.number("initial_lr"), self._factor(mark)
-            is_held = held(mark.number("lr"), mark.rate)
+            found = mark.number("lr")
+            is_held = held(found, mark.rate) or (
+                found == 0 == mark.rate and any(other._active for other in self._zeros(len(moves)))
+            )
             moves.append(_Move(mark, base, place, factor, self._rate(base, place) * factor, is_held))
         return moves
+
+    def _zeros(self, index: int) -> list[Any]:
+        """Return the other schedulers of this module on the optimizer whose schedules say 0 for a group."""
+        others = [other for other in self._company().members - {self} if other.last_epoch >= 0]
+        return [other for other in others if len(other._marks or ()) > index and other._marks[index].rate == 0]
 
     def _read_torchs(self, mark: Mark, rate: float, base: float) -> None:
         """Find the factor in the rate that a scheduler of torch has set last; its recursion may have rounded it."""
@@ -667,7 +698,9 @@ class SequentialLR(lr_scheduler.SequentialLR):
         self, optimizer: Optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
     ) -> None:
         last_epoch = _checked_last_epoch(last_epoch)
-        super().__init__(optimizer, schedulers, milestones)
+        with catch_warnings():
+            simplefilter("ignore")  # torch's steps a ChainedScheduler here, before any step of the optimizer
+            super().__init__(optimizer, schedulers, milestones)
         self._start(bisect_right(milestones, 0), [1.0] * len(optimizer.param_groups))
         if last_epoch >= 0:
             self._go_to(last_epoch + 1)
@@ -703,14 +736,12 @@ class SequentialLR(lr_scheduler.SequentialLR):
     def _present_factors(self) -> list[float]:
         """Return for each param group what others have done since the first step: to what the last step left."""
         groups = self.optimizer.param_groups
-        known = len(self._left)  # groups may have been added since
-        factors = [*self._factors, *[1.0] * (len(groups) - known)]
-        lefts = [*self._left, *(number(group["lr"]) for group in groups[known:])]
-        changes = []
-        for group, factor, left in zip(groups, factors, lefts, strict=False):
+        factors = []
+        for index, group in enumerate(groups):
             found = number(group["lr"])
-            changes.append(factor * (1.0 if found == stored(left, group["lr"]) else multiple(found, left)))
-        return changes
+            factor, left = (self._factors[index], self._left[index]) if index < len(self._left) else (1.0, found)
+            factors.append(factor * (1.0 if found == stored(left, group["lr"]) else multiple(found, left)))
+        return factors
 
     def _leave(self, factors: list[float]) -> None:
         groups = self.optimizer.param_groups
