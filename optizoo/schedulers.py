@@ -323,7 +323,7 @@ class ScheduleLR(LRScheduler):
         base = number(_initial_lr(group))
         if self.last_epoch < 0 or not scheduled:
             zeros = self._zeros(index) if number(group["lr"]) == 0 else []
-            factor = zeros[0]._marks[index].factor if zeros else 1.0  # behind the zero is what they know of others
+            factor = zeros[0][1].factor if zeros else 1.0  # behind the zero is what they know of others
             return Mark(group, base, 1.0, stored(base * factor, group["lr"]), factor)
         places = [self._place(index, self.last_epoch), self._place(index, self.last_epoch + 1)]
         if building:  # in a run that goes on behind last_epoch the rate of the next step is already set
@@ -350,19 +350,20 @@ class ScheduleLR(LRScheduler):
 
     def _moves(self) -> list[_Move]:
         moves = []
-        for mark, place in zip(self._aligned(), self._places(), strict=True):
+        for index, (mark, place) in enumerate(zip(self._aligned(), self._places(), strict=True)):
             base, factor = mark.number("initial_lr"), self._factor(mark)
             found = mark.number("lr")
             is_held = held(found, mark.rate) or (
-                found == 0 == mark.rate and any(other._active for other in self._zeros(len(moves)))
+                found == 0 == mark.rate and any(other._active for other, _ in self._zeros(index))
             )
             moves.append(_Move(mark, base, place, factor, self._rate(base, place) * factor, is_held))
         return moves
 
-    def _zeros(self, index: int) -> list[Any]:
+    def _zeros(self, index: int) -> list[tuple["ScheduleLR", Mark]]:
         """Return the other schedulers of this module on the optimizer whose schedules say 0 for a group."""
         others = [other for other in self._company().members - {self} if other.last_epoch >= 0]
-        return [other for other in others if len(other._marks or ()) > index and other._marks[index].rate == 0]
+        marks = [(other, mark) for other in others for mark in (other._marks or ())[index : index + 1]]
+        return [(other, mark) for other, mark in marks if mark.rate == 0]
 
     def _read_torchs(self, mark: Mark, rate: float, base: float) -> None:
         """Find the factor in the rate that a scheduler of torch has set last; its recursion may have rounded it."""
