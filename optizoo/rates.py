@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Mark", "copied", "held", "multiple", "number", "put", "stored"]
+__all__ = ["Mark", "copied", "held", "initial_lr", "multiple", "number", "numbers", "put", "stored"]
 
 
 _SINGLE = torch.zeros((), dtype=torch.float32, device="cpu")
@@ -49,6 +49,26 @@ def put(group: dict[str, Any], rate: Any) -> None:
             lr.fill_(rate.detach().reshape(()) if isinstance(rate, Tensor) else rate)
     else:
         group["lr"] = rate
+
+
+def initial_lr(group: dict[str, Any]) -> float | Tensor:
+    """Return a copy of the group's base rate, its lr where it was never scheduled; of the same kind as its lr."""
+    if "initial_lr" not in group:
+        group["initial_lr"] = copied(group["lr"])
+    base_lr = group["initial_lr"]
+    return copied(base_lr) if isinstance(group["lr"], Tensor) else number(base_lr)
+
+
+def numbers(name: str, values: Any) -> list[float]:
+    """Return a list of a state as floats; an empty one where the state has none."""
+    message = f"Invalid {name} value: {values!r}; {name} of a scheduler's state must be a list of numbers"
+    try:
+        result = [number(value) for value in values or ()]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(message) from error
+    if name == "factors" and not all(map(math.isfinite, result)):
+        raise ValueError(f"{message}, all of them finite")
+    return result
 
 
 def multiple(found: float, left: float) -> float:

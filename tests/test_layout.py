@@ -31,6 +31,8 @@ FLOORS = {
     "backends.plan": 5,
     "backends.finite": 5,
     "backends": 6,
+    "schedule_lr": 2,
+    "sequential_lr": 3,
     "schedulers": 6,
     "lr_scheduler": 7,
     "optimizer": 7,

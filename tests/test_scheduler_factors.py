@@ -369,6 +369,18 @@ def test_group_copied_from_a_scheduled_one_is_on_schedule():
     assert advance(scheduler) == [[0.125, 0.0625, 0.125]]
 
 
+def test_groups_may_change_places():
+    """Groups that were put in another order, or replaced in one go with others, keep their own factors."""
+    scheduler = ExponentialLR(optimizer_with(1.0, 1.0), 0.5)
+    groups = scheduler.optimizer.param_groups
+    groups[1]["lr"] = 3.0
+    groups.reverse()
+    assert advance(scheduler) == [[1.5, 0.5]]
+    del groups[0]
+    scheduler.optimizer.add_param_group(later_group(lr=4.0))
+    assert advance(scheduler) == [[0.25, 1.0]]
+
+
 def test_exchanged_group_is_the_same_group():
     """A group dict that is replaced by another, as some programs do, keeps its factor."""
     scheduler = ExponentialLR(optimizer_with(1.0), 0.5)
@@ -530,13 +542,14 @@ def test_state_is_plain_numbers():
         pytest.param({"last_epoch": 1, "factors": ["x"]}, id="text"),
         pytest.param({"last_epoch": 1, "factors": 3.0}, id="number"),
         pytest.param({"last_epoch": 1, "_last_lr": [None]}, id="none"),
+        pytest.param({"last_epoch": 1, "factors": [math.nan]}, id="nan"),
     ],
 )
 def test_bad_factors_are_refused(state: dict[str, Any]):
     """Factors or rates that are no list of numbers raise and leave the scheduler and the rates as they were."""
     scheduler = ExponentialLR(optimizer_with(1.0), 0.5)
     advance(scheduler, 2)
-    with pytest.raises(TypeError, match=r"must be a list of numbers"):
+    with pytest.raises((TypeError, ValueError), match=r"must be a list of numbers"):
         scheduler.load_state_dict(state)
     assert (scheduler.last_epoch, rates(scheduler.optimizer)) == (2, [0.25])
 

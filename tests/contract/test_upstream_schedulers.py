@@ -239,7 +239,10 @@ def test_building_a_sequence_keeps_the_first_rate(optimizer):
 def test_sequence_does_not_alias_base_rates():
     """A tensor lr and its ``initial_lr`` stay two tensors in a sequence."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=torch.tensor(2.0))
-    parts = [LinearLR(optimizer, 0.1, 0.8, total_iters=4), LinearLR(optimizer, 0.8, 0.1, total_iters=4)]
+    parts: list[LRScheduler] = [
+        LinearLR(optimizer, 0.1, 0.8, total_iters=4),
+        LinearLR(optimizer, 0.8, 0.1, total_iters=4),
+    ]
     scheduler = SequentialLR(optimizer, parts, milestones=[4])
     expected = [0.2, 0.55, 0.9, 1.25, 1.6, 1.25, 0.9, 0.55]
     for step in steps(optimizer, [scheduler], 8):
