@@ -7,7 +7,8 @@ that was rounded to a float32 tensor has not changed. A rate of 0, or one that i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ _SINGLE = torch.zeros((), dtype=torch.float32, device="cpu")
 
 def number(value: Any) -> float:
     """Return a rate, a number or a tensor of one element, as a plain float."""
-    return float(value.detach().reshape(()).item()) if isinstance(value, Tensor) else float(value)
+    return float(value.item()) if isinstance(value, Tensor) else float(value)
 
 
 def copied(value: float | Tensor) -> float | Tensor:
@@ -31,10 +32,10 @@ def copied(value: float | Tensor) -> float | Tensor:
 
 def stored(rate: float, like: Any) -> float:
     """Return ``rate`` as it would be read back from a place that holds numbers of the kind of ``like``."""
+    if type(like) is float:
+        return rate
     if isinstance(like, Tensor):
         return torch.tensor(rate, dtype=like.dtype, device="cpu").item()
-    if isinstance(like, float) and type(like).__module__ == "builtins":
-        return rate
     try:  # NumPy's numbers are rounded to their own type
         return float(type(like)(rate))
     except (TypeError, ValueError, OverflowError):
@@ -84,7 +85,7 @@ def held(found: float, left: float) -> bool:
     return left != 0 and (found == 0 or not math.isfinite(found))
 
 
-@dataclass
+@dataclass(slots=True)
 class Mark:
     """What a scheduler left in a param group, and what others have done to the rate by then.
 
@@ -113,6 +114,8 @@ class Mark:
         Reading from an accelerator waits for it, so a tensor there is read again only after it was written to.
         """
         value = self.group[name]
+        if type(value) is float:
+            return value
         if not isinstance(value, Tensor) or value.device.type == "cpu":
             return number(value)
         tensor, version, result = self._read.get(name, (None, 0, 0.0))
@@ -123,14 +126,20 @@ class Mark:
 
     def untouched(self, found: float, rates: Sequence[float]) -> bool:
         """Return whether the group holds one of the rates, as they are stored there, or went through a float32."""
+        if found in rates:
+            return True
         kinds = self.group["lr"], _SINGLE
         return any(stored(rate, kind) == found for kind in kinds for rate in rates)
 
-    def wrote(self, rate: float) -> None:
-        """Keep in mind that ``rate`` has just been written, so that nobody has to wait for an accelerator."""
+    def write(self, rate: float) -> None:
+        """Set the group's lr, and keep in mind what it is, so that nobody has to wait for an accelerator."""
+        put(self.group, rate)
         lr = self.group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             self._read["lr"] = (lr, lr._version, stored(rate, lr))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_read": {}}
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mark":
+        return replace(self, group=deepcopy(self.group, memo), _read={})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mark, (self.group, self.base, self.place, self.rate, self.factor, self.awaited, self.known)

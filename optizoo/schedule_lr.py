@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from optizoo.rates import Mark, copied, held, initial_lr, multiple, number, numbers, put, stored
+from optizoo.rates import Mark, copied, held, initial_lr, multiple, number, numbers, stored
 from optizoo.schedules import Schedule, checked
 
 __all__ = ["ScheduleLR", "checked_last_epoch"]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Move:
     """What one step does to one param group."""
 
@@ -30,11 +30,12 @@ class _Move:
     place: float
     factor: float
     rate: float  # what schedule and factor ask for
+    found: float  # what stands in the group
     held: bool  # whether others hold the group's rate at 0, so that it stays as it is
 
     @property
     def value(self) -> float:
-        return self.mark.number("lr") if self.held else self.rate
+        return self.found if self.held else self.rate
 
 
 class _Company:
@@ -167,10 +168,10 @@ class ScheduleLR(LRScheduler):
                 value = mark.rate
             marks.append(mark)
             if not waiting:
-                self._write(mark, value)
+                mark.write(value)
         self.last_epoch, self._step_count, self._marks = last_epoch, int(last_epoch) + 1, marks
         if not waiting:
-            self._leave()
+            self._leave(marks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_left": self._company().left}
@@ -202,24 +203,27 @@ class ScheduleLR(LRScheduler):
         self._active = not fresh
         for move, value in zip(moves, values, strict=True):
             mark = move.mark
-            self._write(mark, value)
+            mark.write(value)
             mark.base, mark.place, mark.factor, mark.known = move.base, move.place, move.factor, ()
             mark.rate = stored(move.rate if move.held else value, mark.group["lr"])
-        self._leave()
+        self._leave(marks)
 
-    def _write(self, mark: Mark, rate: float) -> None:
-        put(mark.group, rate)
-        mark.wrote(rate)
-
-    def _leave(self) -> None:
+    def _leave(self, marks: list[Mark]) -> None:
         """Note what stands in the groups now, for ``get_last_lr`` and for the other schedulers of this module."""
         self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
-        self._company().left = [mark.number("lr") for mark in self._aligned()]
+        self._company().left = [mark.number("lr") for mark in marks]
 
     def _company(self) -> _Company:
-        company = _COMPANIES.setdefault(self.optimizer, _Company())
-        company.members.add(self)
+        company = _COMPANIES.get(self.optimizer)
+        if company is None:
+            company = _COMPANIES[self.optimizer] = _Company()
+        if self not in company.members:
+            company.members.add(self)
         return company
+
+    def _others(self) -> list["ScheduleLR"]:
+        members = self._company().members
+        return [other for other in members if other is not self] if len(members) > 1 else []
 
     def _tell(self, moves: list[_Move], values: list[float], fresh: bool) -> None:
         """Tell the others of this module on the optimizer what they cannot see in its rates.
@@ -228,13 +232,12 @@ class ScheduleLR(LRScheduler):
         told of this step; a schedule that says 0 counts there as 1, until it says something else. Those that wait for
         their turn are told what nobody of this module has done.
         """
-        company = self._company()
-        for other in company.members - {self}:
+        for other in self._others():
             other._active &= not fresh
             if len(other._marks or ()) != len(moves):
                 continue
             for index, (move, mark) in enumerate(zip(moves, other._marks or (), strict=True)):
-                found = move.mark.number("lr")
+                found = move.found
                 if other.last_epoch >= 0 and not (found and values[index] and mark.rate):
                     mark.group = move.mark.group
                     other._observe(mark)
@@ -242,7 +245,7 @@ class ScheduleLR(LRScheduler):
                     ratio = multiple(now or move.base, before or move.mark.base)
                     mark.factor, mark.rate = mark.factor * ratio, mark.rate * ratio
                 elif other.last_epoch < 0 and not fresh:
-                    left = company.left[index : index + 1]
+                    left = self._company().left[index : index + 1]
                     if left and not move.mark.untouched(found, left):
                         mark.awaited *= multiple(found, left[0])
 
@@ -250,6 +253,10 @@ class ScheduleLR(LRScheduler):
         """Return the marks, one for each param group, after groups were added, removed, loaded or exchanged."""
         groups = self.optimizer.param_groups
         building, marks = self._marks is None, self._marks or []
+        if len(marks) == len(groups) and all(
+            mark.group is group and "initial_lr" in group for mark, group in zip(marks, groups, strict=True)
+        ):
+            return marks
         mine = {id(mark.group): mark for mark in marks}
         kept = {id(group) for group in groups} & set(mine)
         by_place = len(marks) == len(groups) or not kept  # other dicts, loaded or put in the place of the former
@@ -284,7 +291,7 @@ class ScheduleLR(LRScheduler):
     def _factor(self, mark: Mark) -> float:
         """Return what others have done to the rate of a group until now."""
         found = mark.number("lr")
-        if mark.untouched(found, (mark.rate, *mark.known)):
+        if found == mark.rate or mark.untouched(found, (mark.rate, *mark.known)):
             return mark.factor
         base, left = mark.number("initial_lr"), mark.rate
         if base != mark.base:
@@ -301,17 +308,16 @@ class ScheduleLR(LRScheduler):
     def _moves(self) -> list[_Move]:
         moves = []
         for index, (mark, place) in enumerate(zip(self._aligned(), self._places(self.last_epoch), strict=True)):
-            base, factor = mark.number("initial_lr"), self._factor(mark)
-            found = mark.number("lr")
+            base, factor, found = mark.number("initial_lr"), self._factor(mark), mark.number("lr")
             is_held = held(found, mark.rate) or (
                 found == 0 == mark.rate and any(other._active for other, _ in self._zeros(index))
             )
-            moves.append(_Move(mark, base, place, factor, self._rate(base, place) * factor, is_held))
+            moves.append(_Move(mark, base, place, factor, self._rate(base, place) * factor, found, is_held))
         return moves
 
     def _zeros(self, index: int) -> list[tuple["ScheduleLR", Mark]]:
         """Return the other schedulers of this module on the optimizer whose schedules say 0 for a group."""
-        others = [other for other in self._company().members - {self} if other.last_epoch >= 0]
+        others = [other for other in self._others() if other.last_epoch >= 0]
         marks = [(other, mark) for other in others for mark in (other._marks or ())[index : index + 1]]
         return [(other, mark) for other, mark in marks if mark.rate == 0]
 
