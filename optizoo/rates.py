@@ -95,7 +95,6 @@ class Mark:
         place: The value of the schedule that it was computed with.
         rate: The rate that was set, as stored; where others hold the group at 0, the one that would have been.
         factor: The product of what others have done.
-        awaited: The same for a scheduler that waits for its turn, as those told that do not wait.
         known: Other rates that may stand in the group without anybody having changed it.
     """
 
@@ -104,7 +103,6 @@ class Mark:
     place: float
     rate: float
     factor: float = 1.0
-    awaited: float = 1.0
     known: tuple[float, ...] = ()
     _read: dict[str, tuple[Tensor, int, float]] = field(default_factory=dict, repr=False)
 
@@ -142,4 +140,4 @@ class Mark:
         return replace(self, group=deepcopy(self.group, memo), _read={})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Mark, (self.group, self.base, self.place, self.rate, self.factor, self.awaited, self.known)
+        return Mark, (self.group, self.base, self.place, self.rate, self.factor, self.known)

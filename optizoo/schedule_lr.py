@@ -4,15 +4,17 @@ The contract stands in :mod:`optizoo.schedulers`.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from optizoo.rates import Mark, copied, held, initial_lr, multiple, number, numbers, stored
@@ -38,15 +40,7 @@ class _Move:
         return self.found if self.held else self.rate
 
 
-class _Company:
-    """The schedulers of this module on one optimizer, and the rates that the last of them to step has left."""
-
-    def __init__(self) -> None:
-        self.members: WeakSet[ScheduleLR] = WeakSet()
-        self.left: list[float] = []
-
-
-_COMPANIES: WeakKeyDictionary[Optimizer, _Company] = WeakKeyDictionary()
+_COMPANIES: "WeakKeyDictionary[Optimizer, WeakSet[ScheduleLR]]" = WeakKeyDictionary()  # who shares an optimizer
 
 
 class ScheduleLR(LRScheduler):
@@ -126,9 +120,9 @@ class ScheduleLR(LRScheduler):
 
         The base rates are part of the optimizer's state.
         """
-        marks = self._aligned()
         if self.last_epoch < 0:  # one that waits for its turn in a SequentialLR
-            return {"last_epoch": self.last_epoch, "factors": [mark.awaited for mark in marks]}
+            return {"last_epoch": self.last_epoch}
+        marks = self._aligned()
         return {
             "last_epoch": self.last_epoch,
             "factors": [self._factor(mark) for mark in marks],
@@ -157,7 +151,7 @@ class ScheduleLR(LRScheduler):
         for index, (group, place) in enumerate(zip(groups, self._places(max(last_epoch, 0)), strict=True)):
             base = number(initial_lr(group))
             factor = factors[index] if index < len(factors) else 1.0
-            mark = Mark(group, base, place, stored(self._rate(base, place) * factor, group["lr"]), factor, factor)
+            mark = Mark(group, base, place, stored(self._rate(base, place) * factor, group["lr"]), factor)
             value = mark.rate
             if index < len(rates) and "factors" in state_dict:
                 value = rates[index]
@@ -171,83 +165,75 @@ class ScheduleLR(LRScheduler):
                 mark.write(value)
         self.last_epoch, self._step_count, self._marks = last_epoch, int(last_epoch) + 1, marks
         if not waiting:
-            self._leave(marks)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_left": self._company().left}
+            self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied optimizer has lost the wrapper by which torch sees that optimizer.step() came first, and torch would
         # warn of it at the next step. From a count of 2 on it does not look.
-        state = {"_marks": [], **state}
-        left = state.pop("_left", [])
-        self.__dict__.update(state)
+        self.__dict__.update({"_marks": [], **state})
         self._step_count = max(self._step_count, 2)
-        self._company().left = self._company().left or list(left)
+        self._company()
 
     def _update_lr(self, epoch: int | None = None) -> None:
         """Go to the next step or to ``epoch``, and write the rates."""
         fresh = self.last_epoch < 0
+        for other in self._others() if fresh else ():
+            other._active = False
         if fresh and epoch is None:
             self._marks = None  # built just now, or started again by a SequentialLR that has reset the rates
         marks = self._aligned()
-        if fresh and epoch is not None:  # one of torch's SequentialLR whose turn has come; others left what is found
-            for mark in marks:
-                mark.rate, mark.known, mark.factor, mark.awaited = mark.number("lr"), (), mark.awaited, 1.0
+        if fresh and epoch is not None:
+            self._take_turn(marks, _former(self, sys._getframe(1)))
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         moves = self._moves()
         values = [move.value for move in moves]
         if type(self).get_lr is not ScheduleLR.get_lr:
             values = [number(value) for value in self.get_lr()]
-        self._tell(moves, values, fresh)
+        self._tell(moves, values)
         self._active = not fresh
         for move, value in zip(moves, values, strict=True):
             mark = move.mark
             mark.write(value)
             mark.base, mark.place, mark.factor, mark.known = move.base, move.place, move.factor, ()
             mark.rate = stored(move.rate if move.held else value, mark.group["lr"])
-        self._leave(marks)
-
-    def _leave(self, marks: list[Mark]) -> None:
-        """Note what stands in the groups now, for ``get_last_lr`` and for the other schedulers of this module."""
         self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
-        self._company().left = [mark.number("lr") for mark in marks]
 
-    def _company(self) -> _Company:
+    def _take_turn(self, marks: list[Mark], former: Sequence["ScheduleLR"]) -> None:
+        """Begin in a SequentialLR of torch's: with what others have done while the former ones had their turn."""
+        for index, mark in enumerate(marks):
+            found = mark.number("lr")
+            mark.rate, mark.factor, mark.known = found, done_by_others(former, index), ()
+            if former and held_by_others(former, index):  # who have not let go
+                mark.rate = mark.base
+
+    def _company(self) -> "WeakSet[ScheduleLR]":
         company = _COMPANIES.get(self.optimizer)
         if company is None:
-            company = _COMPANIES[self.optimizer] = _Company()
-        if self not in company.members:
-            company.members.add(self)
+            company = _COMPANIES[self.optimizer] = WeakSet()
+        if self not in company:
+            company.add(self)
         return company
 
     def _others(self) -> list["ScheduleLR"]:
-        members = self._company().members
-        return [other for other in members if other is not self] if len(members) > 1 else []
+        company = self._company()
+        return [other for other in company if other is not self] if len(company) > 1 else []
 
-    def _tell(self, moves: list[_Move], values: list[float], fresh: bool) -> None:
+    def _tell(self, moves: list[_Move], values: list[float]) -> None:
         """Tell the others of this module on the optimizer what they cannot see in its rates.
 
         In a rate of 0 they see no ratio, so where one is found, or set now, or said by their own schedule, they are
-        told of this step; a schedule that says 0 counts there as 1, until it says something else. Those that wait for
-        their turn are told what nobody of this module has done.
+        told of this step; a schedule that says 0 counts there as 1, until it says something else.
         """
         for other in self._others():
-            other._active &= not fresh
-            if len(other._marks or ()) != len(moves):
+            if other.last_epoch < 0 or len(other._marks or ()) != len(moves):
                 continue
             for index, (move, mark) in enumerate(zip(moves, other._marks or (), strict=True)):
-                found = move.found
-                if other.last_epoch >= 0 and not (found and values[index] and mark.rate):
+                if not (move.found and values[index] and mark.rate):
                     mark.group = move.mark.group
                     other._observe(mark)
                     now, before = self._rate(move.base, move.place), self._rate(move.mark.base, move.mark.place)
                     ratio = multiple(now or move.base, before or move.mark.base)
                     mark.factor, mark.rate = mark.factor * ratio, mark.rate * ratio
-                elif other.last_epoch < 0 and not fresh:
-                    left = self._company().left[index : index + 1]
-                    if left and not move.mark.untouched(found, left):
-                        mark.awaited *= multiple(found, left[0])
 
     def _aligned(self) -> list[Mark]:
         """Return the marks, one for each param group, after groups were added, removed, loaded or exchanged."""
@@ -355,6 +341,45 @@ class ScheduleLR(LRScheduler):
                     "give every group its own tensor, such as lr.clone()"
                 )
         return [_value(schedule, step) for schedule in self.schedule]
+
+
+def leaves(scheduler: Any) -> list[Any]:
+    """Return the schedulers that a chain, or a chain of chains, holds; one that holds none is its own leaf."""
+    if isinstance(scheduler, lr_scheduler.ChainedScheduler):
+        return [leaf for each in scheduler._schedulers for leaf in leaves(each)]
+    return [scheduler]
+
+
+def done_by_others(schedulers: Sequence[ScheduleLR], index: int) -> float:
+    """Return what others than these, which are stepped together, have done to the rate of a param group."""
+    factor = 1.0
+    for scheduler in schedulers:
+        mark = scheduler._aligned()[index]
+        if scheduler is schedulers[0]:
+            factor = scheduler._factor(mark)
+        else:  # its part is in the factor of the first
+            factor /= multiple(scheduler._rate(mark.base, mark.place), mark.base)
+    return factor
+
+
+def held_by_others(schedulers: Sequence[ScheduleLR], index: int) -> bool:
+    """Return whether others than these, which are stepped together, hold the rate of a param group at 0."""
+    marks = [scheduler._aligned()[index] for scheduler in schedulers]
+    return all(held(mark.number("lr"), mark.rate) for mark in marks)
+
+
+def _former(scheduler: ScheduleLR, caller: FrameType | None) -> list[ScheduleLR]:
+    """Return those of this module that had their turn before ``scheduler`` in the SequentialLR of torch's that calls.
+
+    Torch's class gives the turn with ``_update_lr(0)`` and says no more, so the members are read from its frame. Where
+    there is none, or members are torch's, whose part nobody can tell, the rates begin at the base rates, as torch's do.
+    """
+    sequence = caller.f_locals.get("self") if caller else None
+    if not isinstance(sequence, lr_scheduler.SequentialLR):
+        return []
+    places = [place for place, each in enumerate(sequence._schedulers) if scheduler in leaves(each)]
+    former = leaves(sequence._schedulers[places[0] - 1]) if places and places[0] else []
+    return former if all(isinstance(each, ScheduleLR) for each in former) else []
 
 
 def _like(rate: float, lr: Any) -> float | Tensor:

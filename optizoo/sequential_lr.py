@@ -7,8 +7,8 @@ from warnings import catch_warnings, simplefilter
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from optizoo.rates import copied, initial_lr, multiple, number, numbers, put, stored
-from optizoo.schedule_lr import ScheduleLR, checked_last_epoch
+from optizoo.rates import copied, held, initial_lr, multiple, number, numbers, put, stored
+from optizoo.schedule_lr import ScheduleLR, checked_last_epoch, done_by_others, held_by_others, leaves
 
 __all__ = ["SequentialLR"]
 
@@ -59,11 +59,13 @@ class SequentialLR(lr_scheduler.SequentialLR):
 
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Step the scheduler whose turn it is, or begin with the next one."""
-        factors = self._present_factors()
+        factors, zeros = self._present_factors(), self._zeros()
         self.last_epoch += 1
         index = bisect_right(self._milestones, self.last_epoch)
         if index > 0 and self._milestones[index - 1] == self.last_epoch:
             self._start(index, factors)
+            for group in zeros:
+                put(group, 0.0)
         else:
             self._schedulers[index].step()
         self._leave(factors)
@@ -87,12 +89,28 @@ class SequentialLR(lr_scheduler.SequentialLR):
     def _present_factors(self) -> list[float]:
         """Return for each param group what others have done since the first step: to what the last step left."""
         groups = self.optimizer.param_groups
+        if self._turn_is_ours():
+            return [done_by_others(self._turn(), index) for index in range(len(groups))]
         factors = []
         for index, group in enumerate(groups):
             found = number(group["lr"])
             factor, left = (self._factors[index], self._left[index]) if index < len(self._left) else (1.0, found)
             factors.append(factor * (1.0 if found == stored(left, group["lr"]) else multiple(found, left)))
         return factors
+
+    def _turn(self) -> list[Any]:
+        """Return the schedulers whose turn it is."""
+        return leaves(self._schedulers[bisect_right(self._milestones, self.last_epoch)])
+
+    def _turn_is_ours(self) -> bool:
+        return all(isinstance(member, ScheduleLR) for member in self._turn())
+
+    def _zeros(self) -> list[dict[str, Any]]:
+        """Return the param groups that others hold at a rate of 0."""
+        groups = self.optimizer.param_groups
+        if self._turn_is_ours():
+            return [group for index, group in enumerate(groups) if held_by_others(self._turn(), index)]
+        return [group for group, left in zip(groups, self._left, strict=False) if held(number(group["lr"]), left)]
 
     def _leave(self, factors: list[float]) -> None:
         groups = self.optimizer.param_groups

@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import SWALR
 
 import optizoo
 from optizoo import lr_scheduler
+from optizoo.rates import Mark
 from optizoo.schedulers import (
     ConstantLR,
     CosineAnnealingLR,
@@ -150,9 +152,6 @@ def test_schedules_stay_closed_forms():
 @pytest.mark.parametrize("at", [0, 2, 3, 4, 5, 9])
 def test_plateau_stays_reduced(make: Callable[[Optimizer], LRScheduler], first: str, at: int):
     """A ``ReduceLROnPlateau`` in or after a warm-up, before or behind the other in a step, reduces for good."""
-    torchs = type(make(optimizer_with(1.0, 0.2))) is torch_schedulers.SequentialLR
-    if torchs and (at, first) in [(2, "schedule-first"), (3, "plateau-first")]:
-        pytest.skip("what comes between the last step and a milestone of torch's SequentialLR, nobody of ours sees")
     expected = whole_path(make(optimizer_with(1.0, 0.2)), 14)
     optimizer = optimizer_with(1.0, 0.2)
     scheduler, reducer = make(optimizer), plateau(optimizer)
@@ -238,6 +237,17 @@ def test_tensor_rate_that_others_fill_counts():
     assert scheduler.optimizer.param_groups[0]["lr"] is lr
 
 
+def test_rate_on_an_accelerator_is_read_only_after_a_change():
+    """What a scheduler wrote there it does not read again, which would wait for the device; what others wrote it does."""
+    lr = torch.zeros((), device="meta")  # which can be written and not read
+    mark = Mark({"lr": lr}, base=1.0, place=1.0, rate=1.0)
+    mark.write(0.1)
+    assert mark.number("lr") == mark.number("lr") == torch.tensor(0.1).item()
+    lr.mul_(2)
+    with pytest.raises(RuntimeError, match="meta"):
+        mark.number("lr")
+
+
 def test_cosine_with_a_floor_is_multiplied_as_a_whole():
     """What others do multiplies ``eta_min`` too: a reduction holds to the end, where torch's cosine undoes it."""
 
@@ -313,6 +323,33 @@ def test_zero_of_others_stays():
     frozen["lr"] = 0.125
     assert advance(scheduler) == [[0.0625, 0.0625]]
     assert scheduler.state_dict()["factors"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", [SequentialLR, torch_schedulers.SequentialLR], ids=["ours", "torchs"])
+def test_zero_of_others_stays_over_a_milestone(kind: type):
+    """A group that a program has frozen is not thawed by the next member of a sequence; later it goes on as others."""
+    optimizer = optimizer_with(1.0, 1.0)
+    parts = [ExponentialLR(optimizer, 0.5), ExponentialLR(optimizer, 0.25), ConstantLR(optimizer, 0.5, 9)]
+    scheduler = kind(optimizer, parts, [3, 6])
+    advance(scheduler)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert advance(scheduler, 3) == [[0.0, 0.25], [0.0, 1.0], [0.0, 0.25]]
+    optimizer.param_groups[0]["lr"] = 0.125
+    assert advance(scheduler, 3) == [[0.03125, 0.0625], [0.25, 0.5], [0.25, 0.5]]
+
+
+def test_mixed_chain_in_torchs_sequence_is_torchs():
+    """Where a member of torch's had its turn, the next begins at the base rate, as in torch's class over torch's."""
+    paths = []
+    for module in (lr_scheduler, torch_schedulers):
+        optimizer = optimizer_with(1.0)
+        parts = [torch_schedulers.ConstantLR(optimizer, 0.5, 9), module.LinearLR(optimizer, 0.1, 1.0, 5)]
+        second, third = module.ExponentialLR(optimizer, 0.9), torch_schedulers.StepLR(optimizer, 2)
+        members = [ChainedScheduler(parts), second, third, module.ConstantLR(optimizer, 0.3)]
+        with pytest.warns(UserWarning, match="before `optimizer.step"):
+            scheduler = torch_schedulers.SequentialLR(optimizer, members, [4, 8, 12])
+        paths.append(whole_path(scheduler, 15))
+    assert paths[0] == close(paths[1])
 
 
 def test_torchs_zero_stays():
@@ -425,6 +462,13 @@ def sequence_of_chains(o: Optimizer) -> LRScheduler:
     return SequentialLR(o, [first, second], [5])
 
 
+def torchs_sequence_of_a_chain(o: Optimizer) -> LRScheduler:
+    first = ChainedScheduler([LinearLR(o, 0.1, 1.0, 5), ConstantLR(o, 0.5, 3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's steps the chain before the optimizer
+        return torch_schedulers.SequentialLR(o, [first, CosineAnnealingLR(o, 20)], [5])
+
+
 def torchs_sequence_of_ours(o: Optimizer) -> LRScheduler:
     return torch_schedulers.SequentialLR(o, [LinearLR(o, 0.1, 1.0, 5), CosineAnnealingLR(o, 20)], [5])
 
@@ -438,6 +482,7 @@ CHANGED = [
     sequence_of_torchs,
     sequence_of_chains,
     torchs_sequence_of_ours,
+    torchs_sequence_of_a_chain,
 ]
 
 
@@ -449,8 +494,6 @@ def test_resume_with_changed_rates_is_exact(
     make: Callable[[Optimizer], LRScheduler], steps: int, when: str, order: tuple[str, ...]
 ):
     """A run whose rates others have changed, also since the last step, resumes to the same rates in any load order."""
-    if make is torchs_sequence_of_ours and when == "behind-the-step" and steps < 3:
-        pytest.skip("what comes between two steps of torch's SequentialLR is not known to those that wait")
     if make is mixed_chain and order == ("optimizer", "build", "scheduler"):
         pytest.skip("torch's MultiplicativeLR has the present rate for its only state, and loads none")
     optimizer = optimizer_with(1.0, torch.tensor(0.1))
@@ -605,7 +648,76 @@ def test_copies_keep_their_factors(make: Callable[[Optimizer], LRScheduler], ste
     assert advance(scheduler, 12) == ahead
 
 
-# --------------------------------------------------------------------------------------------- torch's other schedulers
+def test_pickle_of_a_former_version_goes_on():
+    """A scheduler that was pickled by version 0.1, which kept no factors, finds its rates on schedule."""
+    scheduler = ExponentialLR(optimizer_with(1.0, torch.tensor(0.3)), 0.7)
+    advance(scheduler, 4)
+    state = {name: value for name, value in scheduler.__dict__.items() if name not in ("_marks", "_active")}
+    again = ExponentialLR.__new__(ExponentialLR)
+    again.__setstate__(copy.deepcopy(state))
+    assert again.state_dict()["factors"] == [1.0, 1.0]
+    assert advance(again, 3) == advance(scheduler, 3)
+
+
+SHAPES: list[Callable[[random.Random], Any]] = [
+    lambda chance: Warmup(chance.randint(1, 6)),
+    lambda chance: Cosine(chance.randint(3, 12)),
+    lambda chance: Exponential(0.9),
+    lambda chance: Linear(7, floor=0.3),
+    lambda chance: Warmup(3, then=Cosine(5, floor=0.1), start=0.2),
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_program_follows_the_product(seed: int):
+    """Chains in sequences beside another scheduler, meddled with, saved and resumed at random, follow the product."""
+    chance = random.Random(seed)
+    turns = [[chance.choice(SHAPES)(chance) for _ in range(chance.randint(1, 2))] for _ in range(chance.randint(1, 3))]
+    kind = chance.choice([SequentialLR, torch_schedulers.SequentialLR])
+    beside = Exponential(0.95) if kind is SequentialLR and chance.random() < 0.5 else Exponential(1.0)
+    if kind is not SequentialLR:  # which begins with no chain
+        turns = [turn[:1] for turn in turns]
+    milestones = sorted(chance.sample(range(1, 15), len(turns) - 1))
+
+    def make(optimizer: Optimizer) -> list[LRScheduler]:
+        first = ScheduleLR(optimizer, beside)
+        parts = [[ScheduleLR(optimizer, each) for each in turn] for turn in turns]
+        members: list[Any] = [part[0] if len(part) == 1 else ChainedScheduler(part) for part in parts]
+        return [kind(optimizer, members, milestones), first]
+
+    def expected(step: int) -> float:
+        index = sum(milestone <= step for milestone in milestones)
+        begun = milestones[index - 1] if index else 0
+        return math.prod(each(step - begun) for each in turns[index]) * beside(step)
+
+    optimizer = optimizer_with(1.0, 0.25)
+    schedulers, others = make(optimizer), [1.0, 1.0]
+    for step in range(1, 25):
+        optimizer.step()
+        for each in schedulers:
+            each.step()
+        right = [base * expected(step) * other for base, other in zip((1.0, 0.25), others, strict=True)]
+        assert rates(optimizer) == pytest.approx(right, rel=1e-12, abs=0)
+        index = chance.randrange(2)
+        if chance.random() < 0.15 and rates(optimizer)[index]:
+            optimizer.param_groups[index]["lr"] *= 0.5
+            others[index] *= 0.5
+        if chance.random() < 0.15:
+            before, states = rates(optimizer), saved(optimizer, *schedulers)
+            order: Any = chance.choice(ORDERS).values[0]
+            optimizer = optimizer_with(1.0, 0.25)
+            for action in order:
+                if action == "build":
+                    schedulers = make(optimizer)
+                elif action == "optimizer":
+                    optimizer.load_state_dict(states[0])
+                else:
+                    for each, state in zip(schedulers, states[1:], strict=True):
+                        each.load_state_dict(state)
+            assert rates(optimizer) == before
+
+
+# ------------------------------------------------------------------------------------------ torch's other schedulers
 
 
 def test_swa_takes_over():
