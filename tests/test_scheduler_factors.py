@@ -238,7 +238,7 @@ def test_tensor_rate_that_others_fill_counts():
 
 
 def test_rate_on_an_accelerator_is_read_only_after_a_change():
-    """What a scheduler wrote there it does not read again, for that waits for the device; what others wrote it reads."""
+    """What a scheduler wrote there it does not read again, for that waits for the device; others' rates it does."""
     lr = torch.zeros((), device="meta")  # which can be written and not read
     mark = Mark({"lr": lr}, base=1.0, place=1.0, rate=1.0)
     mark.write(0.1)
