@@ -4,9 +4,20 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from optizoo import zoo as zoo
 
 if TYPE_CHECKING:  # for editors; at run time names are found where they stand, new pages of the zoo too
+    from torch.optim import ASGD as ASGD
+    from torch.optim import LBFGS as LBFGS
+    from torch.optim import Adafactor as Adafactor
+    from torch.optim import Muon as Muon
+    from torch.optim import Optimizer as Optimizer
+    from torch.optim import SparseAdam as SparseAdam
+    from torch.optim import swa_utils as swa_utils
+
+    from optizoo import lr_scheduler as lr_scheduler
     from optizoo import rules as rules
     from optizoo import schedulers as schedulers
     from optizoo import schedules as schedules
@@ -33,7 +44,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
 
 __version__ = "0.1.0"
 
-# Where the names stand that are no optimizers of the zoo.
+# Where our names stand that are no optimizers of the zoo.
 _HOMES = {
     "RuleOptimizer": "core.optimizer",
     "ScheduleLR": "schedulers",
@@ -44,13 +55,13 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = ("backends", "core", "custom", "groups", "rules", "schedulers", "schedules")
+_MODULES = ("backends", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
 
 sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
 
 
 def _names() -> list[str]:
-    return sorted({*_HOMES, *_MODULES, *zoo.classes()})
+    return sorted({*_HOMES, *_MODULES, *zoo.classes(), *torch.optim.__all__})
 
 
 def __getattr__(name: str) -> Any:
@@ -62,6 +73,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     if not name.startswith("_") and name in (classes := zoo.classes()):
         return classes[name]
+    if name in torch.optim.__all__:  # no rule of ours serves
+        return getattr(torch.optim, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

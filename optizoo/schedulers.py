@@ -1,24 +1,36 @@
-"""Schedulers: set an optimizer's learning rates from a schedule, ``lr = base_lr * schedule(last_epoch)``.
+"""Schedulers: set an optimizer's learning rates from a schedule, ``lr = base_lr * schedule(last_epoch) * factor``.
 
 :class:`ScheduleLR` is a ``torch.optim.lr_scheduler.LRScheduler`` for any schedule. The classes with torch's names take
 torch's arguments and give torch's numbers; they stand on it, and so do :class:`InverseSqrtLR` and :class:`WarmupLR`.
+:mod:`optizoo.lr_scheduler` has them under the names of torch's module, beside those that torch alone offers.
 
-Rates are evaluated, never multiplied from step to step. The place on the schedule is one integer, ``last_epoch``
+The schedule's part is evaluated, never multiplied from step to step. The place on it is one integer, ``last_epoch``
 (torch's name; it counts calls of ``step()``, whatever a call stands for). The base rates are ``initial_lr`` of the
-param groups, which the optimizer saves and loads. Nothing else is state, so a resumed run goes on at the right rate in
-whatever order optimizer and scheduler are built and loaded.
+param groups, which the optimizer saves and loads.
+
+The factor is what others have done to the rate: another scheduler of a chain, a ``ReduceLROnPlateau``, a program that
+writes ``group["lr"]``. It is 1 until somebody does. At each step what is found in the group is held against what this
+scheduler left there, as it was stored, and the ratio is multiplied up. So a rate that others have changed stays
+changed, in proportion, and schedulers that share an optimizer multiply. Three rules complete it:
+
+- A rate that differs from ``initial_lr`` when the scheduler is built has been changed by others.
+- A rate of 0 tells no ratio. Where others set one it stays 0 until they set another, and the factor is what it was.
+  Where the schedule itself says 0, what others write in its place does not last.
+- With ``last_epoch=N`` the rate may be that of step ``N`` or ``N + 1`` of the schedule, or the base rate: neither tells
+  of a change.
+
+``last_epoch``, the factors and the rates that were set last are the state. With them a resumed run goes on at the right
+rate in whatever order optimizer and scheduler are built and loaded: the scheduler's state decides, and the optimizer's
+rates only tell of changes since.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from optizoo.schedule_lr import ScheduleLR
 from optizoo.schedules import (
     Constant,
     Cosine,
@@ -30,11 +42,11 @@ from optizoo.schedules import (
     Schedule,
     Step,
     Warmup,
-    checked,
     checked_factor,
     checked_fraction,
     checked_length,
 )
+from optizoo.sequential_lr import SequentialLR
 
 __all__ = [
     "ConstantLR",
@@ -45,118 +57,10 @@ __all__ = [
     "MultiStepLR",
     "PolynomialLR",
     "ScheduleLR",
+    "SequentialLR",
     "StepLR",
     "WarmupLR",
 ]
-
-
-class ScheduleLR(LRScheduler):
-    """Set every param group's rate to ``base_lr * schedule(last_epoch)``.
-
-    ``base_lr`` is the group's ``initial_lr``. A group that has none, such as one added later with ``add_param_group``,
-    takes its present lr for it and is scheduled from the next ``step()`` on. A tensor lr is filled in place.
-
-    Unlike most of torch's schedulers this one *sets* the rate: changes made by others do not last, and of several in a
-    ``ChainedScheduler`` the last one wins. Multiply the schedules instead:
-    ``ScheduleLR(optimizer, lambda step: first(step) * second(step))``.
-
-    Args:
-        optimizer: The optimizer whose rates are set.
-        schedule: A callable ``step -> factor``, such as those of :mod:`optizoo.schedules`, or a list with one for each
-            param group. It is kept as the attribute ``schedule``; append to the list when you add a group.
-        last_epoch: The last step of an earlier run, to go on behind it. Only for groups that have ``initial_lr``.
-
-    Raises:
-        TypeError: ``optimizer`` is no optimizer, a schedule cannot be called, or a factor is not a number.
-        ValueError: A list of schedules does not fit the param groups, ``last_epoch`` is below -1, or a factor is
-            negative, NaN or infinite.
-        KeyError: ``last_epoch`` is given but a group has no ``initial_lr``.
-
-    >>> import torch
-    >>> from optizoo.schedules import Cosine, Warmup
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    >>> scheduler = ScheduleLR(optimizer, Warmup(2, then=Cosine(2)))
-    >>> for _ in range(6):
-    ...     print(round(scheduler.get_last_lr()[0], 3), end=" ")
-    ...     optimizer.step()
-    ...     scheduler.step()
-    0.0 0.05 0.1 0.05 0.0 0.0
-    """
-
-    def __init__(self, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule], last_epoch: int = -1) -> None:
-        several = isinstance(schedule, (list, tuple))
-        for each in schedule if several else [schedule]:
-            if not callable(each):
-                raise TypeError(
-                    f"Invalid schedule value: {each!r}; schedule must be a callable step -> factor, or a list of them, "
-                    "such as Cosine(total_steps=10_000)"
-                )
-        self.schedule: Any = list(schedule) if several else schedule
-        super().__init__(optimizer, _checked_last_epoch(last_epoch))
-
-    @property
-    def base_lrs(self) -> list[float | Tensor]:
-        """The rates that the schedule multiplies; they live in the param groups as ``initial_lr``."""
-        return [_copied(_base_lr(group)) for group in self.optimizer.param_groups]
-
-    @base_lrs.setter
-    def base_lrs(self, values: Sequence[float | Tensor]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        for group, value in zip(self.optimizer.param_groups, values, strict=True):
-            group["initial_lr"] = _copied(value)
-
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rates at ``last_epoch``, one for each param group. They depend on nothing else."""
-        bases = [_base_lr(group) for group in self.optimizer.param_groups]
-        return [self._rate(base_lr, factor) for base_lr, factor in zip(bases, self._factors(), strict=True)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state: ``last_epoch``. The base rates are part of the optimizer's state."""
-        return {"last_epoch": self.last_epoch}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to the saved step and set the rates at once.
-
-        The optimizer's state may be loaded before or after this. A state of one of torch's schedulers serves too: only
-        its ``last_epoch`` is read, since the schedule is the program's and the base rates are the optimizer's.
-
-        Raises:
-            ValueError: The state has no valid ``last_epoch``.
-        """
-        if "last_epoch" not in state_dict:
-            raise ValueError(
-                f"The scheduler's state has no 'last_epoch', only {sorted(state_dict)}; pass what state_dict() returned"
-            )
-        self.last_epoch = _checked_last_epoch(state_dict["last_epoch"])
-        self._step_count = int(self.last_epoch) + 1
-        if self.last_epoch >= 0:  # below: one that waits for its turn in a SequentialLR
-            self._update_lr(self.last_epoch)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copied optimizer has lost the wrapper by which torch sees that optimizer.step() came first, and torch would
-        # warn of it at the next step. From a count of 2 on it does not look.
-        self.__dict__.update(state)
-        self._step_count = max(self._step_count, 2)
-
-    def _rate(self, base_lr: float | Tensor, factor: float) -> float | Tensor:
-        return base_lr * factor
-
-    def _factors(self) -> list[float]:
-        groups = self.optimizer.param_groups
-        if not isinstance(self.schedule, list):
-            return [_factor(self.schedule, self.last_epoch)] * len(groups)
-        if len(self.schedule) != len(groups):
-            raise ValueError(
-                f"{len(self.schedule)} schedules for {len(groups)} param groups; give one schedule, or one for each "
-                "group (append to scheduler.schedule when you add a group)"
-            )
-        owners: dict[int, Schedule] = {}
-        for index, (group, schedule) in enumerate(zip(groups, self.schedule, strict=True)):
-            if isinstance(group["lr"], Tensor) and owners.setdefault(id(group["lr"]), schedule) != schedule:
-                raise ValueError(
-                    f"Param group {index} shares its lr tensor with another group but has a schedule of its own; "
-                    "give every group its own tensor, such as lr.clone()"
-                )
-        return [_factor(schedule, self.last_epoch) for schedule in self.schedule]
 
 
 def _field(name: str, doc: str) -> Any:
@@ -348,8 +252,8 @@ class CosineAnnealingLR(ScheduleLR):
         self.eta_min = checked_factor("eta_min", eta_min)
         super().__init__(optimizer, Cosine(checked_length("T_max", T_max)), last_epoch)
 
-    def _rate(self, base_lr: float | Tensor, factor: float) -> float | Tensor:
-        return base_lr * factor + self.eta_min * (1 - factor)  # exactly base_lr at 1 and eta_min at 0
+    def _rate(self, base_lr: float, place: float) -> float:
+        return base_lr * place + self.eta_min * (1 - place)  # exactly base_lr at 1 and eta_min at 0
 
 
 class InverseSqrtLR(ScheduleLR):
@@ -420,29 +324,3 @@ class WarmupLR(ScheduleLR):
             start=checked_fraction("start_factor", start_factor),
         )
         super().__init__(optimizer, schedule, last_epoch)
-
-
-def _copied(lr: float | Tensor) -> float | Tensor:
-    """Return a copy that shares nothing; as a plain float, so that checkpoints load with ``weights_only=True``."""
-    return lr.clone() if isinstance(lr, Tensor) else float(lr)
-
-
-def _base_lr(group: dict[str, Any]) -> float | Tensor:
-    """Return the group's base rate, of the same kind as its lr; the lr itself where the group was never scheduled."""
-    if "initial_lr" not in group:
-        group["initial_lr"] = _copied(group["lr"])
-    base_lr = group["initial_lr"]
-    return base_lr if isinstance(group["lr"], Tensor) else float(base_lr)
-
-
-def _factor(schedule: Schedule, step: int) -> float:
-    factor = schedule(step)
-    if not isinstance(factor, Real):
-        raise TypeError(f"{schedule!r} returned {factor!r} at step {step}; a schedule must return a plain number")
-    if not 0 <= factor < math.inf:
-        raise ValueError(f"{schedule!r} returned {factor!r} at step {step}; a factor must be finite and at least 0")
-    return float(factor)
-
-
-def _checked_last_epoch(last_epoch: Any) -> Any:
-    return checked("last_epoch", last_epoch, "a step of an earlier run, or -1 for none", low=-1)

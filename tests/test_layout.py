@@ -40,7 +40,11 @@ FLOORS = {
     "backends.plan": 6,
     "backends.finite": 6,
     "backends": 6,
+    "rates": 1,
+    "schedule_lr": 2,
+    "sequential_lr": 3,
     "schedulers": 6,
+    "lr_scheduler": 7,
     "core.bucket": 7,
     "core.duplicates": 8,
     "core.groups": 7,
@@ -59,6 +63,7 @@ FLOORS = {
     "testing": 15,
     "lab": 16,
     "cli": 17,
+    "__main__": 18,
     "": 18,
 }
 

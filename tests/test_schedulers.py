@@ -564,14 +564,18 @@ def test_resume_with_a_group_added_later_is_exact(order: tuple[str, ...]):
 
 
 def test_base_rates_come_from_the_optimizers_state():
-    """A loaded optimizer brings its base rates, whatever lr this program gave; if it was never scheduled, its lr."""
+    """A loaded optimizer brings its base rates, whatever lr this program gave; if it was never scheduled, its lr.
+
+    Loaded without the scheduler's state, a present rate that is not the base rate counts as a factor, as with torch's.
+    """
     scheduled = optimizer_with(1.0)
     advance(ScheduleLR(scheduled, Linear(4)))
-    for state, base_lr in ((scheduled.state_dict(), 1.0), (optimizer_with(2.0).state_dict(), 2.0)):
+    cases = (scheduled.state_dict(), 1.0, 0.75), (optimizer_with(2.0).state_dict(), 2.0, 1.0)
+    for state, base_lr, factor in cases:
         for order in (("build", "optimizer"), ("optimizer", "build")):
             scheduler = resumed(lambda o: ScheduleLR(o, Linear(4)), optimizer_with(8.0), order, [copy.deepcopy(state)])
             assert scheduler.base_lrs == [base_lr]
-            assert advance(scheduler) == [[0.75 * base_lr]]
+            assert advance(scheduler) == [[0.75 * base_lr * factor]]
 
 
 def test_resumed_scheduler_may_step_first():
@@ -582,11 +586,12 @@ def test_resumed_scheduler_may_step_first():
     assert rates(scheduler.optimizer) == [0.25]
 
 
-def test_state_is_one_integer():
-    """The state is ``last_epoch`` alone: the schedule is the program's, the base rates are the optimizer's."""
+def test_state_has_no_options():
+    """The state is ``last_epoch``, factors and rates: the schedule is the program's, the base rates the optimizer's."""
     scheduler = CosineAnnealingLR(optimizer_with(1.0, torch.tensor(2.0)), 10)
     advance(scheduler, 3)
-    assert scheduler.state_dict() == {"last_epoch": 3}
+    state = {"last_epoch": 3, "factors": [1.0, 1.0], "_last_lr": rates(scheduler.optimizer)}
+    assert scheduler.state_dict() == state
 
 
 def test_state_of_a_torch_scheduler_loads():
@@ -674,15 +679,15 @@ def test_sequence_of_three_resumes_at_every_step():
         assert whole_path(again, 9 - steps) == path[steps:]
 
 
-def test_chained_schedulers_do_not_multiply():
-    """In a ``ChainedScheduler`` the last of ours wins; the product of the schedules does what is meant."""
+def test_chained_schedulers_multiply():
+    """A ``ChainedScheduler`` of ours gives what a schedule gives that is the product of theirs."""
     optimizer = optimizer_with(1.0)
     parts = [LinearLR(optimizer, 0.5, 1.0, 2), ExponentialLR(optimizer, 0.5)]
-    assert advance(ChainedScheduler(parts, optimizer), 2) == [[0.5], [0.25]]
+    chain = ChainedScheduler(parts, optimizer)
 
     first, second = Linear(2, start=0.5, floor=1.0), Exponential(0.5)
     product = ScheduleLR(optimizer_with(1.0), lambda step: first(step) * second(step))
-    assert whole_path(product, 2) == [[0.5], [0.375], [0.25]]
+    assert whole_path(product, 2) == whole_path(chain, 2) == [[0.5], [0.375], [0.25]]
 
 
 def test_present_rates_can_be_computed_at_any_time():
