@@ -1,0 +1,369 @@
+"""A loss as a function of one model's parameters: its gradient, its differences, and both at points nearby."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.parameter import is_lazy
+
+from optizoo.testing.copying import copied
+
+Loss = nn.Module | Callable[[Any, Any], Tensor]
+
+WRONG, UNEASY, HAPPY = 1e-2, 1e-4, 1e-7
+ROUNDING = 10  # units of rounding by which a loss may be off; the lab's models on 128 images stay below 2
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The differences of one element at one step, and by how much rounding may have moved each."""
+
+    step: float
+    centred: float
+    left: float
+    right: float
+    rounding: float
+
+    @property
+    def jump(self) -> float:
+        """By how much the slope changes at the element."""
+        return self.right - self.left
+
+    def size(self, analytic: float) -> float:
+        """What a relative error is relative to."""
+        return max(abs(analytic), abs(self.centred))
+
+    def smooth(self, analytic: float) -> bool:
+        """Whether the derivative that backward gives, and no kink, is what these differences show."""
+        size = self.size(analytic)
+        agrees = abs(analytic - self.centred) <= self.rounding + HAPPY * size
+        return agrees and abs(self.jump) <= 4 * self.rounding + 1e-3 * size
+
+
+class Probe:
+    """A copy of model, loss and batch: the loss as a function of the copy's parameters and of nothing else."""
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Any, dtype: torch.dtype) -> None:
+        for name, param in model.named_parameters():
+            if is_lazy(param):
+                raise ValueError(f"parameter {name!r} has no shape yet; call the model once before it is checked")
+            if param.is_complex():
+                raise ValueError(f"parameter {name!r} is complex; split it into real and imaginary part")
+        self.model, self.loss = copied((model, loss) if isinstance(loss, nn.Module) else (model, None))
+        for module in (self.model, self.loss):
+            if module is not None:
+                module.to(dtype)
+        self.originals = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
+        self.loss = loss if self.loss is None else self.loss
+        self.batch = _cast(batch, dtype)
+        self.params = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
+        if not self.params:
+            raise ValueError("model has no parameter that requires a gradient; there is nothing to check")
+        modules = [*self.model.modules(), *(self.loss.modules() if isinstance(self.loss, nn.Module) else ())]
+        self.modules = list(dict.fromkeys(modules))
+        self.buffers = [
+            (module, name, buffer.clone())
+            for module in self.modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        generators = {
+            id(each): each for module in self.modules for each in vars(module).values() if isinstance(each, Generator)
+        }
+        self.generators = [(each, each.get_state()) for each in generators.values()]
+        self.devices = sorted({param.device.index for param in self.model.parameters() if param.is_cuda})
+        self.states = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.devices]
+        self.evaluations, self.seconds, self.noise = 0, 0.0, 0.0
+
+    def reset_generators(self) -> None:
+        """Put torch's random generators, and those of the modules, back to where they were found."""
+        torch.set_rng_state(self.states[0])
+        for device, state in zip(self.devices, self.states[1], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        for generator, state in self.generators:
+            generator.set_state(state)
+
+    def value(self) -> Tensor:
+        """Return the loss, with its graph."""
+        self.reset_generators()
+        with torch.no_grad():
+            for module, name, saved in self.buffers:
+                buffer = module._buffers.get(name)
+                if buffer is not None and not buffer.requires_grad and buffer.shape == saved.shape:
+                    buffer.copy_(saved)
+                else:
+                    module._buffers[name] = saved.clone()
+        with torch.enable_grad():  # the loss may be one that derives by itself, as a penalty on gradients does
+            if isinstance(self.loss, nn.Module):
+                inputs, *targets = self.batch
+                value = self.loss(self.model(inputs), *targets)
+            else:
+                value = self.loss(self.model, self.batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must return a tensor with one number, got {shape}; take its mean or sum")
+        return value.reshape(())
+
+    def gradient(self) -> tuple[float, list[Tensor], float]:
+        """Return loss, gradients and seconds; learn how far the loss is off by rounding, and what its graph is of."""
+        start = time.perf_counter()
+        value = self.value()
+        if not value.requires_grad:
+            raise ValueError("the loss does not depend on the parameters by any operation that torch can derive")
+        nodes = _nodes(value)
+        grads = self.backward(value)
+        loss, seconds = value.item(), time.perf_counter() - start
+        again = self.evaluate()
+        epsilon = torch.finfo(value.dtype).eps
+        if not abs(loss - again) <= ROUNDING * epsilon * abs(loss):
+            raise ValueError(
+                f"the loss is {loss!r} and then {again!r} at the same parameters; it must be finite, and draw no "
+                f"random numbers but from torch's generators"
+            )
+        leaves = [getattr(node, "variable", None) for node in nodes]
+        outside = [self.originals[id(leaf)] for leaf in leaves if id(leaf) in self.originals]
+        if outside:
+            raise ValueError(
+                f"the loss takes parameter {outside[0]!r} from elsewhere than from the model that it is given; let it "
+                f"be a function of its arguments"
+            )
+        # A node of Python is an autograd.Function: its backward is somebody's own, and so is its jvp.
+        self.native = not any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes)
+        self.noise = ROUNDING * epsilon * abs(loss) + 2 * self._noise(loss)
+        return loss, grads, seconds
+
+    def backward(self, value: Tensor) -> list[Tensor]:
+        """Return the derivatives of ``value``."""
+        params = list(self.params.values())
+        grads = torch.autograd.grad(value, params, allow_unused=True, materialize_grads=True)
+        return [grad.detach() for grad in grads]
+
+    def _noise(self, loss: float) -> float:
+        """Return by how much the loss changes where every parameter moves to a neighbouring number."""
+        generator, largest = torch.Generator().manual_seed(0), 0.0
+        for _ in range(3):
+            signs = [torch.randn(param.shape, generator=generator).sign() for param in self.params.values()]
+            moves = [
+                param.detach() * (sign * torch.finfo(param.dtype).eps).to(param)
+                for param, sign in zip(self.params.values(), signs, strict=True)
+            ]
+            with self.displaced(moves):
+                change = abs(self.evaluate() - loss)
+            largest = max(largest, change) if math.isfinite(change) else largest
+        return largest
+
+    @contextmanager
+    def displaced(self, moves: Sequence[Tensor]) -> Iterator[None]:
+        """Move the parameters, and put them back."""
+        values = [param.detach() for param in self.params.values()]
+        before = [each.clone() for each in values]
+        try:
+            for each, move in zip(values, moves, strict=True):
+                each.add_(move)
+            yield
+        finally:
+            for each, old in zip(values, before, strict=True):
+                each.copy_(old)
+
+    def evaluate(self) -> float:
+        """Return the loss as a number; counted and timed."""
+        start = time.perf_counter()
+        value = self.value().item()
+        self.evaluations, self.seconds = self.evaluations + 1, self.seconds + time.perf_counter() - start
+        return value
+
+    def slopes(self, param: Tensor, place: int, step: float, loss: float) -> Slopes:
+        """Return the centred difference at one element, and the slopes to its left and to its right."""
+        values, index = param.detach(), unravelled(place, param.shape)
+        old = values[index].item()
+        at, losses = [], []
+        try:
+            for moved in (old - step, old + step):
+                values[index] = moved
+                at.append(values[index].item())  # what the dtype holds
+                losses.append(self.evaluate() if at[-1] != old else loss)
+        finally:
+            values[index] = old
+        if not at[0] < old < at[1]:
+            raise ValueError(f"step = {step:g} does not move a parameter of {old:g} in {param.dtype}; take a larger")
+        centred = (losses[1] - losses[0]) / (at[1] - at[0])
+        left, right = (loss - losses[0]) / (old - at[0]), (losses[1] - loss) / (at[1] - old)
+        return Slopes(step, centred, left, right, self.noise / step)
+
+    def tangent(self, param: Tensor, place: int) -> float | None:
+        """Return the derivative at one element by forward-mode differentiation, ``None`` where there is none."""
+        direction = torch.zeros_like(param)
+        direction[unravelled(place, param.shape)] = 1
+        homes = [(m, name) for m in self.modules for name, each in m._parameters.items() if each is param]
+        try:
+            with warnings.catch_warnings(), forward_ad.dual_level():
+                warnings.simplefilter("ignore")
+                dual = forward_ad.make_dual(param, direction)
+                for module, name in homes:
+                    module._parameters[name] = dual  # type: ignore[assignment]
+                tangent = forward_ad.unpack_dual(self.value()).tangent
+                return None if tangent is None else tangent.item()
+        except Exception:  # an operation has no forward mode; each says so in its own way
+            return None
+        finally:
+            for module, name in homes:
+                module._parameters[name] = param  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What differences at ever smaller steps tell of one element.
+
+    Attributes:
+        kink: Whether the first differences cross a kink.
+        left: The derivative to the left, at the smallest step that was needed.
+        right: The derivative to the right; equal to ``left`` but where the element is on a kink.
+        rounding: By how much rounding may have moved them.
+        known: Whether they are the derivatives: false where kinks lie too densely to tell.
+    """
+
+    kink: bool
+    left: float
+    right: float
+    rounding: float
+    known: bool
+
+    def error(self, analytic: float) -> float:
+        """The relative error of what backward gives; 0 between the two derivatives, and within rounding."""
+        nearest = min(max(analytic, self.left), self.right)
+        difference = abs(analytic - nearest)
+        if difference <= self.rounding:
+            return 0.0
+        return difference / max(abs(analytic), abs(nearest)) if math.isfinite(difference) else math.inf
+
+
+def resolve(
+    probe: Probe, param: Tensor, place: int, analytic: float, step: float, loss: float, first: Slopes | None = None
+) -> Resolved:
+    """Halve and quarter the step until no kink lies within it but one at the element itself."""
+    wide = first or probe.slopes(param, place, step, loss)
+    if wide.smooth(analytic):
+        return Resolved(kink=False, left=wide.centred, right=wide.centred, rounding=wide.rounding, known=True)
+    kink = False
+    for ratio in (2, *[4] * 11):
+        try:
+            near = probe.slopes(param, place, wide.step / ratio, loss)
+        except ValueError:  # too small to move the element
+            break
+        rounding, size = 4 * (wide.rounding + near.rounding), near.size(analytic)
+        steady = abs(wide.centred - near.centred) <= rounding + HAPPY * size
+        # Of a smooth loss, a smaller step makes the jump of the slopes smaller by as much.
+        bent = abs(wide.jump - ratio * near.jump) > (1 + ratio) * rounding + 0.1 * abs(wide.jump)
+        if steady and not bent:
+            return Resolved(kink, near.centred, near.centred, near.rounding, known=True)
+        kink = True
+        still = rounding + 1e-3 * abs(near.jump)
+        if abs(near.jump) > 2 * rounding and max(abs(wide.left - near.left), abs(wide.right - near.right)) <= still:
+            low, high = sorted((near.left, near.right))
+            return Resolved(kink, low, high, near.rounding + 1e-3 * (high - low), known=True)
+        if near.rounding > WRONG * max(size, abs(near.left), abs(near.right)):
+            break
+        wide = near
+    low, high = sorted((wide.left, wide.right))
+    return Resolved(True, low, high, wide.rounding, known=False)
+
+
+class Nearby:
+    """The gradient beside the point: every kink that depends on the parameters is left there, to one side or another.
+
+    Args:
+        probe: The loss.
+        distance: How far every parameter moves, relative to its root mean square.
+        seed: Of the directions.
+    """
+
+    def __init__(self, probe: Probe, distance: float, points: int, step: float, seed: int) -> None:
+        self.probe, self.step = probe, step
+        generator = torch.Generator().manual_seed(seed)
+        self.moves = [_directions(probe.params, distance, index, generator) for index in range(points)]
+        self.known: dict[int, tuple[float, list[Tensor]]] = {}
+
+    def gradient(self, point: int) -> tuple[float, list[Tensor]]:
+        """Return loss and gradients at one of the points; call it where the parameters are displaced to it."""
+        if point not in self.known:
+            value = self.probe.value()
+            self.known[point] = value.item(), self.probe.backward(value)
+        return self.known[point]
+
+    def look(self, number: int, param: Tensor, place: int, *, enough: int) -> tuple[list[float], list[float]]:
+        """Return the derivatives by backward at all points, and the errors at as many as are ``enough``."""
+        derivatives, errors = [], []
+        for point, moves in enumerate(self.moves):
+            if len(errors) >= enough and point in self.known:
+                derivatives.append(self.known[point][1][number][unravelled(place, param.shape)].item())
+                continue
+            with self.probe.displaced(moves):
+                loss, grads = self.gradient(point)
+                analytic = grads[number][unravelled(place, param.shape)].item()
+                derivatives.append(analytic)
+                if len(errors) < enough and math.isfinite(loss):
+                    found = resolve(self.probe, param, place, analytic, self.step, loss)
+                    size = max(abs(analytic), abs(found.left), abs(found.right))
+                    if found.known and found.left == found.right and found.rounding <= WRONG * size:
+                        errors.append(found.error(analytic))
+        return derivatives, errors
+
+
+def _directions(params: Mapping[str, Tensor], distance: float, point: int, generator: Generator) -> list[Tensor]:
+    """Return one move for every parameter.
+
+    The first go down or up with everything, and then with little but the biases: where all units of a layer are at 0,
+    these leave them all on one side. The others are random.
+    """
+    squares = [float(param.detach().double().square().mean()) if param.numel() else 0.0 for param in params.values()]
+    typical = math.sqrt(sum(squares) / len(squares)) or 1.0
+    moves = []
+    for param, square in zip(params.values(), squares, strict=True):
+        shape = torch.rand(param.shape, generator=generator, dtype=torch.float64)
+        if point < 4:
+            move = (0.5 + shape) * (-1) ** (point + 1) * (1.0 if point < 2 or param.dim() <= 1 else 1e-2)
+        else:
+            sizes = 10 ** (-2 * torch.rand((), generator=generator, dtype=torch.float64))
+            move = sizes * torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        moves.append((distance * (math.sqrt(square) or typical) * move).to(param))
+    return moves
+
+
+def _nodes(value: Tensor) -> list[Any]:
+    """Return all nodes of the graph that ends in ``value``."""
+    found, waiting = {}, [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [before for before, _ in node.next_functions]
+    return list(found)
+
+
+def _cast(batch: Any, dtype: torch.dtype) -> Any:
+    """Return the batch with copies of its tensors, those of floating point in ``dtype``."""
+    if isinstance(batch, Tensor):
+        return batch.detach().to(dtype if batch.is_floating_point() else batch.dtype, copy=True)
+    if isinstance(batch, Mapping):
+        return {key: _cast(value, dtype) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
+        return type(batch)(*(_cast(value, dtype) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_cast(value, dtype) for value in batch)
+    return batch
+
+
+def unravelled(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of an element from its place in the flattened tensor."""
+    index = []
+    for size in reversed(shape):
+        place, at = divmod(place, size)
+        index.append(at)
+    return tuple(reversed(index))
