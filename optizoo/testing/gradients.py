@@ -1,15 +1,26 @@
 """Check a gradient: what backward gives against what centred differences of the loss give."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from optizoo.tables import text_table
-from optizoo.testing.probe import HAPPY, UNEASY, WRONG, Loss, Nearby, Probe, Resolved, resolve, unravelled
+from optizoo.testing.probe import (
+    HAPPY,
+    UNEASY,
+    WRONG,
+    Loss,
+    Probe,
+    Resolved,
+    errors_beside,
+    gradients_around,
+    resolve,
+    unravelled,
+)
 
 Verdict = Literal["happy", "fine", "uneasy", "wrong", "undecided", "kinks only", "too small"]
 
@@ -232,71 +243,46 @@ class _Judge:
     """Holds what backward gives at an element against all that can be known of the derivative there."""
 
     def __init__(self, probe: Probe, loss: float, step: float, seed: int) -> None:
-        self.probe, self.loss, self.step = probe, loss, step
-        # Close by, the kinks on which the point itself is are left, and few others are reached; farther away, also
-        # those that lie within every step that rounding leaves to differences.
-        self.close = Nearby(probe, 1e-3, 12, step / 100, seed)
-        self.far = Nearby(probe, 0.3, 4, step, seed)
+        self.probe, self.loss, self.step, self.seed = probe, loss, step, seed
+
+    @cached_property
+    def around(self) -> list[list[Tensor]]:
+        return gradients_around(self.probe, self.seed)
 
     def look(self, number: int, param: Tensor, place: int, analytic: float) -> _Element:
-        old = param.detach()[unravelled(place, param.shape)].item()
-        step = self.step * max(1.0, abs(old))
+        index = unravelled(place, param.shape)
+        step = self.step * max(1.0, abs(param.detach()[index].item()))
         first = self.probe.slopes(param, place, step, self.loss)
-        size = first.size(analytic)
-        within = abs(analytic - first.centred) <= first.rounding
+        known = resolve(self.probe, param, place, analytic, step, self.loss, first=first)
+        nearest, error = known.nearest(analytic), known.error(analytic)
+        kink, undecided = known.kink, False
+        if math.isfinite(analytic) and (error > HAPPY or not known.known):
+            size = max(abs(analytic), abs(known.left), abs(known.right))
+            difference = abs(analytic - nearest) if known.known else UNEASY * size
+            beside = errors_beside(self.probe, number, param, place, step, difference)
+            around = [gradients[number][index].item() for gradients in self.around]
+            if max(beside, default=0.0) > HAPPY:
+                error = max(error, *beside) if known.known else max(beside)
+            elif (beside or not known.known) and self._explained(analytic, known, around):
+                kink, error, undecided = True, 0.0, not beside
+        small = error == 0 and 0 < max(abs(analytic), abs(nearest)) < 100 * known.rounding
+        return _Element(analytic, first.centred, nearest, kink, small, undecided, error)
 
-        def found(
-            nearest: float, error: float, *, kink: bool, small: bool = False, undecided: bool = False
-        ) -> _Element:
-            return _Element(analytic, first.centred, nearest, kink, small, undecided, error)
+    def _explained(self, analytic: float, known: Resolved, around: list[float]) -> bool:
+        """Whether kinks explain that backward is outside of the derivatives to both sides, as it is right beside.
 
-        if within and size < 100 * first.rounding and abs(first.jump) <= 4 * first.rounding:
-            return found(first.centred, 0.0, kink=False, small=size > 0)
-        resolved = resolve(self.probe, param, place, analytic, step, self.loss, first)
-        nearest = min(max(analytic, resolved.left), resolved.right)
-        small = 0 < max(abs(analytic), abs(nearest)) < 100 * resolved.rounding
-        if not math.isfinite(analytic):
-            return found(nearest, math.inf, kink=resolved.kink)
-        if not resolved.known:
-            return self._between_kinks(number, param, place, analytic, found, resolved)
-        error = resolved.error(analytic)
-        if error > HAPPY and self._beside(number, param, place, analytic, resolved):
-            return found(nearest, 0.0, kink=True)
-        return found(nearest, error, kink=resolved.kink, small=small and error == 0)
-
-    def _beside(self, number: int, param: Tensor, place: int, analytic: float, resolved: Resolved) -> bool:
-        """Whether other kinks at the very point explain that backward is outside of the two derivatives.
-
-        Where several units are at 0 at once, backward takes a side for each of them by itself, the difference a path
-        on which they move together. Backward is right then if it is right at the points beside, and what it gives is
-        between what it gives there; or is torch's own choice, where no ``autograd.Function`` takes part.
+        There may be kinks so close that differences step over them: then backward gives the same all around. And where
+        several units are at a kink at once, backward takes a side for each by itself, the differences a path on which
+        they move together. Then what it gives is between what it gives around; or is torch's own choice, where no
+        ``autograd.Function`` takes part. A single kink explains no more than the derivatives to both sides.
         """
-        derivatives, errors = self.close.look(number, param, place, enough=3)
-        if not errors or max(errors) > HAPPY * 100:
-            return False
-        low, high = min(derivatives), max(derivatives)
-        distance = max(resolved.left - analytic, analytic - resolved.right)
-        alone = max(resolved.left - low, high - resolved.right) < 0.1 * distance
-        if alone:
-            return False
-        return self.probe.native or low - 1e-3 * (high - low) <= analytic <= high + 1e-3 * (high - low)
-
-    def _between_kinks(
-        self, number: int, param: Tensor, place: int, analytic: float, found: Callable[..., _Element], seen: Resolved
-    ) -> _Element:
-        """Judge an element with kinks in every step that rounding leaves to differences."""
-        _, errors = self.far.look(number, param, place, enough=2)
-        worst = max(errors, default=0.0)
-        if worst > UNEASY:
-            return found(min(max(analytic, seen.left), seen.right), worst, kink=True)
-        tangent = self.probe.tangent(param, place)
-        if tangent is not None:
-            difference, size = abs(tangent - analytic), max(abs(tangent), abs(analytic))
-            if difference <= HAPPY * size:
-                return found(tangent, worst, kink=True)
-            if self.probe.native and difference > UNEASY * size:
-                return found(tangent, difference / size, kink=True)
-        return found(analytic, worst, kink=True, undecided=not errors)
+        low, high = min(around, default=math.inf), max(around, default=-math.inf)
+        allowed = 10 * HAPPY * max(abs(analytic), abs(low), abs(high))
+        if low - allowed <= analytic <= high + allowed:
+            return True
+        distance = max(known.left - analytic, analytic - known.right)
+        alone = max(known.left - low, high - known.right) < 0.1 * distance
+        return self.probe.native and not alone
 
 
 def _summary(name: str, param: Tensor, index: Tensor, found: list[_Element], *, kinks: bool) -> ParameterCheck:

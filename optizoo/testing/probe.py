@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
 
 from optizoo.testing.copying import copied
@@ -18,6 +16,7 @@ from optizoo.testing.copying import copied
 Loss = nn.Module | Callable[[Any, Any], Tensor]
 
 WRONG, UNEASY, HAPPY = 1e-2, 1e-4, 1e-7
+AROUND = 12  # points around a kink
 ROUNDING = 10  # units of rounding by which a loss may be off; the lab's models on 128 images stay below 2
 
 
@@ -56,12 +55,14 @@ class Probe:
                 raise ValueError(f"parameter {name!r} has no shape yet; call the model once before it is checked")
             if param.is_complex():
                 raise ValueError(f"parameter {name!r} is complex; split it into real and imaginary part")
-        self.model, self.loss = copied((model, loss) if isinstance(loss, nn.Module) else (model, None))
-        for module in (self.model, self.loss):
-            if module is not None:
-                module.to(dtype)
+        self.loss: Loss = loss
+        if isinstance(loss, nn.Module):
+            self.model, self.loss = copied((model, loss))
+            self.loss.to(dtype)
+        else:
+            self.model = copied(model)
+        self.model.to(dtype)
         self.originals = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
-        self.loss = loss if self.loss is None else self.loss
         self.batch = _cast(batch, dtype)
         self.params = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
         if not self.params:
@@ -106,10 +107,10 @@ class Probe:
                 value = self.loss(self.model(inputs), *targets)
             else:
                 value = self.loss(self.model, self.batch)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss must return a tensor with one number, got {shape}; take its mean or sum")
-        return value.reshape(())
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"loss must return a tensor with one number, got {shape}; take its mean or sum")
+            return value.reshape(())
 
     def gradient(self) -> tuple[float, list[Tensor], float]:
         """Return loss, gradients and seconds; learn how far the loss is off by rounding, and what its graph is of."""
@@ -160,17 +161,19 @@ class Probe:
         return largest
 
     @contextmanager
-    def displaced(self, moves: Sequence[Tensor]) -> Iterator[None]:
+    def displaced(self, moves: Sequence[Tensor | None]) -> Iterator[None]:
         """Move the parameters, and put them back."""
-        values = [param.detach() for param in self.params.values()]
-        before = [each.clone() for each in values]
+        moved = [
+            (param.detach(), move) for param, move in zip(self.params.values(), moves, strict=True) if move is not None
+        ]
+        before = [values.clone() for values, _ in moved]
         try:
-            for each, move in zip(values, moves, strict=True):
-                each.add_(move)
+            for values, move in moved:
+                values.add_(move)
             yield
         finally:
-            for each, old in zip(values, before, strict=True):
-                each.copy_(old)
+            for (values, _), old in zip(moved, before, strict=True):
+                values.copy_(old)
 
     def evaluate(self) -> float:
         """Return the loss as a number; counted and timed."""
@@ -197,25 +200,6 @@ class Probe:
         left, right = (loss - losses[0]) / (old - at[0]), (losses[1] - loss) / (at[1] - old)
         return Slopes(step, centred, left, right, self.noise / step)
 
-    def tangent(self, param: Tensor, place: int) -> float | None:
-        """Return the derivative at one element by forward-mode differentiation, ``None`` where there is none."""
-        direction = torch.zeros_like(param)
-        direction[unravelled(place, param.shape)] = 1
-        homes = [(m, name) for m in self.modules for name, each in m._parameters.items() if each is param]
-        try:
-            with warnings.catch_warnings(), forward_ad.dual_level():
-                warnings.simplefilter("ignore")
-                dual = forward_ad.make_dual(param, direction)
-                for module, name in homes:
-                    module._parameters[name] = dual  # type: ignore[assignment]
-                tangent = forward_ad.unpack_dual(self.value()).tangent
-                return None if tangent is None else tangent.item()
-        except Exception:  # an operation has no forward mode; each says so in its own way
-            return None
-        finally:
-            for module, name in homes:
-                module._parameters[name] = param  # type: ignore[assignment]
-
 
 @dataclass(frozen=True)
 class Resolved:
@@ -223,10 +207,11 @@ class Resolved:
 
     Attributes:
         kink: Whether the first differences cross a kink.
-        left: The derivative to the left, at the smallest step that was needed.
-        right: The derivative to the right; equal to ``left`` but where the element is on a kink.
+        left: The smaller of the derivatives to both sides, at the smallest step that was needed.
+        right: The larger one.
         rounding: By how much rounding may have moved them.
         known: Whether they are the derivatives: false where kinks lie too densely to tell.
+        smooth: Whether they are one derivative, and the element is on no kink.
     """
 
     kink: bool
@@ -234,10 +219,15 @@ class Resolved:
     right: float
     rounding: float
     known: bool
+    smooth: bool
+
+    def nearest(self, analytic: float) -> float:
+        """Return the number between the two derivatives that is nearest to what backward gives."""
+        return min(max(analytic, self.left), self.right)
 
     def error(self, analytic: float) -> float:
-        """The relative error of what backward gives; 0 between the two derivatives, and within rounding."""
-        nearest = min(max(analytic, self.left), self.right)
+        """Return the relative error of what backward gives: 0 between the two derivatives, and within rounding."""
+        nearest = self.nearest(analytic)
         difference = abs(analytic - nearest)
         if difference <= self.rounding:
             return 0.0
@@ -245,14 +235,22 @@ class Resolved:
 
 
 def resolve(
-    probe: Probe, param: Tensor, place: int, analytic: float, step: float, loss: float, first: Slopes | None = None
+    probe: Probe,
+    param: Tensor,
+    place: int,
+    analytic: float,
+    step: float,
+    loss: float,
+    *,
+    first: Slopes | None = None,
+    rungs: int = 12,
 ) -> Resolved:
-    """Halve and quarter the step until no kink lies within it but one at the element itself."""
+    """Make the step smaller until no kink lies within it but one at the element itself."""
     wide = first or probe.slopes(param, place, step, loss)
     if wide.smooth(analytic):
-        return Resolved(kink=False, left=wide.centred, right=wide.centred, rounding=wide.rounding, known=True)
+        return Resolved(False, wide.centred, wide.centred, wide.rounding, known=True, smooth=True)
     kink = False
-    for ratio in (2, *[4] * 11):
+    for ratio in (2, *[4] * (rungs - 1)):
         try:
             near = probe.slopes(param, place, wide.step / ratio, loss)
         except ValueError:  # too small to move the element
@@ -262,78 +260,78 @@ def resolve(
         # Of a smooth loss, a smaller step makes the jump of the slopes smaller by as much.
         bent = abs(wide.jump - ratio * near.jump) > (1 + ratio) * rounding + 0.1 * abs(wide.jump)
         if steady and not bent:
-            return Resolved(kink, near.centred, near.centred, near.rounding, known=True)
+            if 4 * near.rounding + 1e-3 * size < abs(near.jump) <= (1 + ratio) * rounding:
+                low, high = sorted((near.left, near.right))  # rounding hides whether this is curvature or a kink
+            else:
+                low = high = near.centred
+            return Resolved(kink, low, high, near.rounding, known=True, smooth=True)
         kink = True
         still = rounding + 1e-3 * abs(near.jump)
         if abs(near.jump) > 2 * rounding and max(abs(wide.left - near.left), abs(wide.right - near.right)) <= still:
             low, high = sorted((near.left, near.right))
-            return Resolved(kink, low, high, near.rounding + 1e-3 * (high - low), known=True)
+            return Resolved(kink, low, high, near.rounding + 1e-3 * (high - low), known=True, smooth=False)
         if near.rounding > WRONG * max(size, abs(near.left), abs(near.right)):
             break
         wide = near
     low, high = sorted((wide.left, wide.right))
-    return Resolved(True, low, high, wide.rounding, known=False)
+    return Resolved(True, low, high, wide.rounding, known=False, smooth=False)
 
 
-class Nearby:
-    """The gradient beside the point: every kink that depends on the parameters is left there, to one side or another.
+def errors_beside(probe: Probe, number: int, param: Tensor, place: int, step: float, difference: float) -> list[float]:
+    """Return the relative errors of backward on both sides of an element, within the step.
 
     Args:
         probe: The loss.
-        distance: How far every parameter moves, relative to its root mean square.
-        seed: Of the directions.
+        number: The parameter's place among the parameters.
+        param: The parameter.
+        place: The element.
+        step: How far differences of the element reached.
+        difference: What is looked for; where rounding would hide it, nothing is told.
     """
-
-    def __init__(self, probe: Probe, distance: float, points: int, step: float, seed: int) -> None:
-        self.probe, self.step = probe, step
-        generator = torch.Generator().manual_seed(seed)
-        self.moves = [_directions(probe.params, distance, index, generator) for index in range(points)]
-        self.known: dict[int, tuple[float, list[Tensor]]] = {}
-
-    def gradient(self, point: int) -> tuple[float, list[Tensor]]:
-        """Return loss and gradients at one of the points; call it where the parameters are displaced to it."""
-        if point not in self.known:
-            value = self.probe.value()
-            self.known[point] = value.item(), self.probe.backward(value)
-        return self.known[point]
-
-    def look(self, number: int, param: Tensor, place: int, *, enough: int) -> tuple[list[float], list[float]]:
-        """Return the derivatives by backward at all points, and the errors at as many as are ``enough``."""
-        derivatives, errors = [], []
-        for point, moves in enumerate(self.moves):
-            if len(errors) >= enough and point in self.known:
-                derivatives.append(self.known[point][1][number][unravelled(place, param.shape)].item())
+    errors = []
+    for distance in (step / 2, -step / 2, step / 64, -step / 64):
+        move = torch.zeros_like(param)
+        move[unravelled(place, param.shape)] = distance
+        with probe.displaced([move if each is param else None for each in probe.params.values()]):
+            value = probe.value()
+            loss = value.item()
+            if not (math.isfinite(loss) and value.requires_grad):
                 continue
-            with self.probe.displaced(moves):
-                loss, grads = self.gradient(point)
-                analytic = grads[number][unravelled(place, param.shape)].item()
-                derivatives.append(analytic)
-                if len(errors) < enough and math.isfinite(loss):
-                    found = resolve(self.probe, param, place, analytic, self.step, loss)
-                    size = max(abs(analytic), abs(found.left), abs(found.right))
-                    if found.known and found.left == found.right and found.rounding <= WRONG * size:
-                        errors.append(found.error(analytic))
-        return derivatives, errors
+            analytic = probe.backward(value)[number][unravelled(place, param.shape)].item()
+            found = resolve(probe, param, place, analytic, abs(distance) / 2, loss, rungs=2)
+            if found.smooth and max(found.rounding, found.right - found.left) <= difference / 4:
+                errors.append(found.error(analytic))
+    return errors
 
 
-def _directions(params: Mapping[str, Tensor], distance: float, point: int, generator: Generator) -> list[Tensor]:
-    """Return one move for every parameter.
+def gradients_around(probe: Probe, seed: int) -> list[list[Tensor]]:
+    """Return what backward gives infinitely close to the point: every kink on which the point is, is left.
 
-    The first go down or up with everything, and then with little but the biases: where all units of a layer are at 0,
-    these leave them all on one side. The others are random.
+    Numbers move by a few units of their last place, zeros by next to nothing. So what is exactly at a kink comes to
+    one side of it or the other, and what is anywhere beside one stays where it is.
     """
-    squares = [float(param.detach().double().square().mean()) if param.numel() else 0.0 for param in params.values()]
-    typical = math.sqrt(sum(squares) / len(squares)) or 1.0
-    moves = []
-    for param, square in zip(params.values(), squares, strict=True):
-        shape = torch.rand(param.shape, generator=generator, dtype=torch.float64)
-        if point < 4:
-            move = (0.5 + shape) * (-1) ** (point + 1) * (1.0 if point < 2 or param.dim() <= 1 else 1e-2)
-        else:
-            sizes = 10 ** (-2 * torch.rand((), generator=generator, dtype=torch.float64))
-            move = sizes * torch.randn(param.shape, generator=generator, dtype=torch.float64)
-        moves.append((distance * (math.sqrt(square) or typical) * move).to(param))
-    return moves
+    generator = torch.Generator().manual_seed(seed)
+    around = []
+    for point in range(AROUND):
+        moves = []
+        for param in probe.params.values():
+            info = torch.finfo(param.dtype)
+            size = 0.5 + torch.rand(param.shape, generator=generator, dtype=torch.float64)
+            # The first go down or up with everything, and then with little but the biases: where all units of a layer
+            # are at 0, these leave them all on one side.
+            if point < 4:
+                sign = (-1) ** (point + 1) * (1.0 if point < 2 or param.dim() <= 1 else 1e-3)
+                change = sign * size
+            else:
+                change = size * torch.randn(param.shape, generator=generator, dtype=torch.float64)
+                change *= 10 ** (-3 * torch.rand((), generator=generator, dtype=torch.float64))
+            values = param.detach()
+            moves.append((4 * info.eps * values.abs() + info.tiny ** (1 / 3)) * change.to(param))
+        with probe.displaced(moves):
+            value = probe.value()
+            if value.requires_grad:
+                around.append(probe.backward(value))
+    return around
 
 
 def _nodes(value: Tensor) -> list[Any]:
