@@ -258,14 +258,15 @@ class _Judge:
         kink, undecided = known.kink, False
         if math.isfinite(analytic) and (error > HAPPY or not known.known):
             size = max(abs(analytic), abs(known.left), abs(known.right))
-            difference = abs(analytic - nearest) if known.known else UNEASY * size
+            difference = abs(analytic - nearest) if known.known else 4 * WRONG * size
             beside = errors_beside(self.probe, number, param, place, step, difference)
             around = [gradients[number][index].item() for gradients in self.around]
             if max(beside, default=0.0) > HAPPY:
                 error = max(error, *beside) if known.known else max(beside)
             elif (beside or not known.known) and self._explained(analytic, known, around):
                 kink, error, undecided = True, 0.0, not beside
-        small = error == 0 and 0 < max(abs(analytic), abs(nearest)) < 100 * known.rounding
+        small = error == 0 and 0 < max(abs(analytic), abs(nearest)) < 100 * (first if undecided else known).rounding
+        undecided = undecided and not small
         return _Element(analytic, first.centred, nearest, kink, small, undecided, error)
 
     def _explained(self, analytic: float, known: Resolved, around: list[float]) -> bool:
