@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from optizoo.tables import text_table
 from optizoo.testing.probe import (
     HAPPY,
+    HIDDEN,
     UNEASY,
     WRONG,
     Loss,
@@ -255,18 +256,18 @@ class _Judge:
         first = self.probe.slopes(param, place, step, self.loss)
         known = resolve(self.probe, param, place, analytic, step, self.loss, first=first)
         nearest, error = known.nearest(analytic), known.error(analytic)
-        kink, undecided = known.kink, False
+        kink, small = known.kink, error == 0 and 0 < max(abs(analytic), abs(nearest)) < 100 * known.rounding
+        undecided = False
         if math.isfinite(analytic) and (error > HAPPY or not known.known):
             size = max(abs(analytic), abs(known.left), abs(known.right))
             difference = abs(analytic - nearest) if known.known else 4 * WRONG * size
             beside = errors_beside(self.probe, number, param, place, step, difference)
             around = [gradients[number][index].item() for gradients in self.around]
+            lost = not beside and size < 400 * HIDDEN * first.rounding  # at the smaller steps that would tell
             if max(beside, default=0.0) > HAPPY:
                 error = max(error, *beside) if known.known else max(beside)
-            elif (beside or not known.known) and self._explained(analytic, known, around):
-                kink, error, undecided = True, 0.0, not beside
-        small = error == 0 and 0 < max(abs(analytic), abs(nearest)) < 100 * (first if undecided else known).rounding
-        undecided = undecided and not small
+            elif (beside or lost or not known.known) and self._explained(analytic, known, around):
+                kink, error, small, undecided = True, 0.0, lost, not beside and not lost
         return _Element(analytic, first.centred, nearest, kink, small, undecided, error)
 
     def _explained(self, analytic: float, known: Resolved, around: list[float]) -> bool:

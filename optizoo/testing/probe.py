@@ -17,6 +17,7 @@ Loss = nn.Module | Callable[[Any, Any], Tensor]
 
 WRONG, UNEASY, HAPPY = 1e-2, 1e-4, 1e-7
 AROUND = 12  # points around a kink
+HIDDEN = 12  # units of rounding below which a kink does not show in two differences
 ROUNDING = 10  # units of rounding by which a loss may be off; the lab's models on 128 images stay below 2
 
 
@@ -260,7 +261,7 @@ def resolve(
         # Of a smooth loss, a smaller step makes the jump of the slopes smaller by as much.
         bent = abs(wide.jump - ratio * near.jump) > (1 + ratio) * rounding + 0.1 * abs(wide.jump)
         if steady and not bent:
-            if 4 * near.rounding + 1e-3 * size < abs(near.jump) <= (1 + ratio) * rounding:
+            if 1e-3 * size < abs(near.jump) <= (1 + ratio) * rounding:
                 low, high = sorted((near.left, near.right))  # rounding hides whether this is curvature or a kink
             else:
                 low = high = near.centred
@@ -278,7 +279,7 @@ def resolve(
 
 
 def errors_beside(probe: Probe, number: int, param: Tensor, place: int, step: float, difference: float) -> list[float]:
-    """Return the relative errors of backward on both sides of an element, within the step.
+    """Return the relative errors of backward on both sides of an element, within the step or else near to it.
 
     Args:
         probe: The loss.
@@ -289,7 +290,9 @@ def errors_beside(probe: Probe, number: int, param: Tensor, place: int, step: fl
         difference: What is looked for; where rounding would hide it, nothing is told.
     """
     errors = []
-    for distance in (step / 2, -step / 2, step / 64, -step / 64):
+    for distance in [sign * step * part for part in (1 / 2, 1 / 64, 4, 32) for sign in (1, -1)]:
+        if errors and abs(distance) > step:
+            break
         move = torch.zeros_like(param)
         move[unravelled(place, param.shape)] = distance
         with probe.displaced([move if each is param else None for each in probe.params.values()]):
@@ -299,8 +302,11 @@ def errors_beside(probe: Probe, number: int, param: Tensor, place: int, step: fl
                 continue
             analytic = probe.backward(value)[number][unravelled(place, param.shape)].item()
             found = resolve(probe, param, place, analytic, abs(distance) / 2, loss, rungs=2)
-            if found.smooth and max(found.rounding, found.right - found.left) <= difference / 4:
-                errors.append(found.error(analytic))
+            # A kink that rounding hides moves the differences by no more than this.
+            hidden = HIDDEN * found.rounding
+            if found.smooth and max(hidden, found.right - found.left) <= difference / 2:
+                away = abs(analytic - found.nearest(analytic)) > hidden
+                errors.append(found.error(analytic) if away else 0.0)
     return errors
 
 
@@ -308,25 +314,24 @@ def gradients_around(probe: Probe, seed: int) -> list[list[Tensor]]:
     """Return what backward gives infinitely close to the point: every kink on which the point is, is left.
 
     Numbers move by a few units of their last place, zeros by next to nothing. So what is exactly at a kink comes to
-    one side of it or the other, and what is anywhere beside one stays where it is.
+    one side of it or the other, and what is anywhere beside one stays where it is. The first points go down or up with
+    everything, and then with later parameters by far more than with earlier ones: where whole layers are at 0, these
+    leave all of their units on one side. The others are random.
     """
     generator = torch.Generator().manual_seed(seed)
     around = []
     for point in range(AROUND):
         moves = []
-        for param in probe.params.values():
+        for number, param in enumerate(probe.params.values()):
             info = torch.finfo(param.dtype)
             size = 0.5 + torch.rand(param.shape, generator=generator, dtype=torch.float64)
-            # The first go down or up with everything, and then with little but the biases: where all units of a layer
-            # are at 0, these leave them all on one side.
-            if point < 4:
-                sign = (-1) ** (point + 1) * (1.0 if point < 2 or param.dim() <= 1 else 1e-3)
-                change = sign * size
-            else:
+            change = (-1) ** (point + 1) * size
+            if point >= 4:
                 change = size * torch.randn(param.shape, generator=generator, dtype=torch.float64)
-                change *= 10 ** (-3 * torch.rand((), generator=generator, dtype=torch.float64))
+            late = (number + 1) / len(probe.params) if point in (2, 3) or point % 2 else 1.0
+            small = info.tiny ** (0.8 - 0.45 * late)
             values = param.detach()
-            moves.append((4 * info.eps * values.abs() + info.tiny ** (1 / 3)) * change.to(param))
+            moves.append((4 * info.eps * values.abs() + small) * change.to(param))
         with probe.displaced(moves):
             value = probe.value()
             if value.requires_grad:
