@@ -289,24 +289,35 @@ def errors_beside(probe: Probe, number: int, param: Tensor, place: int, step: fl
         step: How far differences of the element reached.
         difference: What is looked for; where rounding would hide it, nothing is told.
     """
-    errors = []
-    for distance in [sign * step * part for part in (1 / 2, 1 / 64, 4, 32) for sign in (1, -1)]:
-        if errors and abs(distance) > step:
-            break
+    index, errors = unravelled(place, param.shape), []
+
+    @contextmanager
+    def at(distance: float) -> Iterator[tuple[float, float]]:
         move = torch.zeros_like(param)
-        move[unravelled(place, param.shape)] = distance
+        move[index] = distance
         with probe.displaced([move if each is param else None for each in probe.params.values()]):
             value = probe.value()
-            loss = value.item()
-            if not (math.isfinite(loss) and value.requires_grad):
+            grad = probe.backward(value)[number][index].item() if value.requires_grad else math.nan
+            yield value.item(), grad
+
+    for distance in [sign * step * part for part in (1 / 2, 1 / 64, 4, 32) for sign in (1, -1)]:
+        if len(errors) == 2 or (errors and (errors[-1] or abs(distance) > step)):
+            break
+        with at(distance) as (loss, analytic):
+            if not (math.isfinite(loss) and math.isfinite(analytic)):
                 continue
-            analytic = probe.backward(value)[number][unravelled(place, param.shape)].item()
             found = resolve(probe, param, place, analytic, abs(distance) / 2, loss, rungs=2)
-            # A kink that rounding hides moves the differences by no more than this.
-            hidden = HIDDEN * found.rounding
-            if found.smooth and max(hidden, found.right - found.left) <= difference / 2:
-                away = abs(analytic - found.nearest(analytic)) > hidden
-                errors.append(found.error(analytic) if away else 0.0)
+        # A kink that rounding hides moves the differences by no more than this.
+        hidden, away = HIDDEN * found.rounding, abs(analytic - found.nearest(analytic))
+        if not found.smooth or max(hidden, found.right - found.left) > difference / 2:
+            continue
+        if away <= hidden:
+            errors.append(0.0)
+            continue
+        # Backward changes where there are kinks after all, of which the differences show the mean.
+        with at(0.5 * distance) as (_, nearer), at(distance) as (_, farther):  # the moves add up
+            if max(abs(nearer - analytic), abs(farther - analytic)) <= 0.1 * away:
+                errors.append(found.error(analytic))
     return errors
 
 
