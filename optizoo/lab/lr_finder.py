@@ -75,7 +75,8 @@ def find_lr(
     libraries that made it known.
 
     The run is made on copies: model, optimizer (its state and rates included), a loss that is a module, and the states
-    of torch's random generators are left as they were found. An iterator is advanced, of course; a ``DataLoader`` begins anew.
+    of torch's random generators are left as they were found. An iterator is advanced, of course; a ``DataLoader``
+    begins anew. What has no copy, such as a lock or a file that the optimizer holds, is shared.
 
     There is no suggestion if the loss diverges at once, or if its smoothed fall is not above the scatter of the losses.
 

@@ -153,16 +153,25 @@ def check_gradients(
     uneasy        error above 1e-4; or above 1e-7, and no kink was met
     fine          error above 1e-7, and kinks were met, as with ReLU and L1
     happy         error of at most 1e-7
-    kinks only    every element is on a kink
+    undecided     kinks lie so closely everywhere that nothing can be told; not ok
+    kinks only    a kink was met at every element, and nothing contradicts
     too small     nothing but kinks and elements whose derivative is lost in the rounding of the loss
     ============  ====================================================================================================
 
-    An element is on a kink if its slopes to the left and to the right disagree by more than the curvature says, or its
-    differences at ``h`` and ``h/2`` do. A kink excuses an error that is no larger than the spread of these slopes; a
-    larger one is judged as anywhere else.
+    A kink is met where the slopes to the left and to the right disagree by more than the curvature says, or the
+    differences at ``h`` and at smaller steps do. Then the step is made smaller, until
+
+    - no kink is left within it: the element is judged as any other;
+    - only the one on which the element itself is: backward is right from the one slope to the other, and nowhere else;
+    - rounding hides the rest. Then backward is judged on both sides of the element, against differences there, and must
+      give at the element what it gives infinitely close to it.
+
+    Where many units are at a kink at once, as in a layer of zeros, backward takes a side for each by itself. It is right
+    then if it is between what it gives infinitely close by; and in a model without an ``autograd.Function``, whose
+    choices are torch's own.
 
     The model is copied, and the copy and the floating-point tensors of the batch are cast to ``dtype``: parameters,
-    gradients, buffers, mode and dtype of yours stay as they are. The copy stays in the mode of the model (dropout is
+    gradients, buffers, mode and dtype of yours stay as they are. What has no copy, such as a lock, is shared. The copy stays in the mode of the model (dropout is
     active while training). Every evaluation begins with the buffers and with the state of torch's random generators of
     the first, so that dropout drops the same units in all; the generators are left as they were found.
 
@@ -173,14 +182,15 @@ def check_gradients(
             returns a tensor with one number.
         batch: Tensors, or tuples, lists and dicts of them.
         elements: How many elements of each parameter are checked, drawn at random; ``None`` for all. Each takes two
-            evaluations of the loss, and two more where a kink is suspected.
-        step: The step size ``h``.
+            evaluations of the loss, and more where a kink is suspected.
+        step: The step size ``h``; relative, for elements above 1.
         seed: Of the drawing.
         dtype: In which both gradients are computed. In float32 rounding hides most mistakes.
 
     Raises:
-        ValueError: Nothing requires a gradient, a parameter is complex, an argument is out of range, or the loss is
-            not one finite number or differs between two evaluations at the same parameters.
+        ValueError: Nothing requires a gradient, a parameter is complex or has no shape yet, an argument is out of range,
+            or the loss is not one finite number, differs between two evaluations at the same parameters, or takes a
+            parameter from elsewhere than from its argument.
 
     Example:
         >>> import torch

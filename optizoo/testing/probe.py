@@ -269,8 +269,13 @@ def resolve(
         kink = True
         still = rounding + 1e-3 * abs(near.jump)
         if abs(near.jump) > 2 * rounding and max(abs(wide.left - near.left), abs(wide.right - near.right)) <= still:
-            low, high = sorted((near.left, near.right))
-            return Resolved(kink, low, high, near.rounding + 1e-3 * (high - low), known=True, smooth=False)
+            # Without the part that shrinks with the step, which is curvature.
+            left, right = (
+                (ratio * after - before) / (ratio - 1)
+                for before, after in ((wide.left, near.left), (wide.right, near.right))
+            )
+            low, high = min(left, right), max(left, right)
+            return Resolved(kink, low, high, rounding + HAPPY * (high - low), known=True, smooth=False)
         if near.rounding > WRONG * max(size, abs(near.left), abs(near.right)):
             break
         wide = near
