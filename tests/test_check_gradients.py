@@ -592,6 +592,23 @@ def test_a_recurrent_model_is_copied_whole():
     check_gradients(nn.Sequential(Last(5, 4), nn.Linear(4, 3)), nn.CrossEntropyLoss(), data(), elements=10).assert_ok()
 
 
+def test_plain_and_complex_tensors_are_cast():
+    """A tensor that is a plain attribute takes part in the same type; a complex buffer keeps both its parts."""
+
+    class Filtered(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(5, 3)
+            self.mixing, self.phases = torch.eye(5) + 0.1, nn.Buffer(torch.polar(torch.ones(5), torch.arange(5.0)))
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+            return super().forward((torch.fft.fft(input @ self.mixing) * self.phases).imag)
+
+    model = Filtered()
+    check_gradients(model, nn.CrossEntropyLoss(), data()).assert_ok()
+    assert model.mixing.dtype == torch.float32
+    assert model.phases.dtype == torch.complex64
+
+
 def test_lazy_modules_say_what_to_do():
     """A parameter without a shape is not checked; after one call of the model it is."""
     model = nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 3))

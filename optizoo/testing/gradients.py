@@ -38,7 +38,7 @@ class ParameterCheck:
         index: The elements (n,), counted as in ``param.flatten()``.
         analytic: Their derivatives by backward (n,).
         numerical: Their derivatives by centred differences (n,).
-        kinks: How many are on a kink, which the difference crosses; those whose error the kink explains are not judged.
+        kinks: How many have a kink within the step; what a kink explains is no error.
         too_small: How many are so small that rounding would hide an error of 1 %.
         error: The largest relative error ``|a - n| / max(|a|, |n|)`` of the elements that are judged; differences
             within rounding count as none, and where no other is met the error is 0.
@@ -166,14 +166,15 @@ def check_gradients(
     - rounding hides the rest. Then backward is judged on both sides of the element, against differences there, and must
       give at the element what it gives infinitely close to it.
 
-    Where many units are at a kink at once, as in a layer of zeros, backward takes a side for each by itself. It is right
-    then if it is between what it gives infinitely close by; and in a model without an ``autograd.Function``, whose
-    choices are torch's own.
+    Where many units are at a kink at once, as in a layer of zeros, backward takes a side for each by itself. It is
+    right then if it is between what it gives infinitely close by; and in a model without an ``autograd.Function``,
+    whose choices are torch's own.
 
     The model is copied, and the copy and the floating-point tensors of the batch are cast to ``dtype``: parameters,
-    gradients, buffers, mode and dtype of yours stay as they are. What has no copy, such as a lock, is shared. The copy stays in the mode of the model (dropout is
-    active while training). Every evaluation begins with the buffers and with the state of torch's random generators of
-    the first, so that dropout drops the same units in all; the generators are left as they were found.
+    gradients, buffers, mode and dtype of yours stay as they are. What has no copy, such as a lock, is shared. The copy
+    stays in the mode of the model (dropout is active while training). Every evaluation begins with the buffers and with
+    the state of torch's random generators of the first, so that dropout drops the same units in all; the generators are
+    left as they were found.
 
     Args:
         model: Any module. Parameters that do not require a gradient are not checked.
@@ -188,9 +189,9 @@ def check_gradients(
         dtype: In which both gradients are computed. In float32 rounding hides most mistakes.
 
     Raises:
-        ValueError: Nothing requires a gradient, a parameter is complex or has no shape yet, an argument is out of range,
-            or the loss is not one finite number, differs between two evaluations at the same parameters, or takes a
-            parameter from elsewhere than from its argument.
+        ValueError: Nothing requires a gradient, a parameter is complex or has no shape yet, an argument is out of
+            range, or the loss is not one finite number, differs between two evaluations at the same parameters, or
+            takes a parameter from elsewhere than from its argument.
 
     Example:
         >>> import torch

@@ -59,10 +59,10 @@ class Probe:
         self.loss: Loss = loss
         if isinstance(loss, nn.Module):
             self.model, self.loss = copied((model, loss))
-            self.loss.to(dtype)
+            _cast_module(self.loss, dtype)
         else:
             self.model = copied(model)
-        self.model.to(dtype)
+        _cast_module(self.model, dtype)
         self.originals = {id(param): name for name, param in model.named_parameters() if param.requires_grad}
         self.batch = _cast(batch, dtype)
         self.params = {name: param for name, param in self.model.named_parameters() if param.requires_grad}
@@ -366,10 +366,25 @@ def _nodes(value: Tensor) -> list[Any]:
     return list(found)
 
 
+def _kind(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _cast_module(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast parameters, buffers, and the tensors that are plain attributes."""
+    module._apply(lambda tensor: tensor.to(_kind(tensor, dtype)))
+    for each in module.modules():
+        for name, value in vars(each).items():
+            if isinstance(value, Tensor):
+                vars(each)[name] = value.detach().to(_kind(value, dtype))
+
+
 def _cast(batch: Any, dtype: torch.dtype) -> Any:
     """Return the batch with copies of its tensors, those of floating point in ``dtype``."""
     if isinstance(batch, Tensor):
-        return batch.detach().to(dtype if batch.is_floating_point() else batch.dtype, copy=True)
+        return batch.detach().to(_kind(batch, dtype), copy=True)
     if isinstance(batch, Mapping):
         return {key: _cast(value, dtype) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple

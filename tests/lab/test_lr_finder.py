@@ -163,11 +163,11 @@ class Guarded(torch.optim.SGD):
 
     def __init__(self, params, lr: float) -> None:
         super().__init__(params, lr=lr)
-        self.lock, self.scale, self.taken = threading.Lock(), lambda: 1.0, [0]
+        self.lock, self.count, self.taken = threading.Lock(), lambda: 1, [0]
 
     def step(self, closure=None):  # type: ignore[override]
         with self.lock:
-            self.taken[0] += self.scale()
+            self.taken[0] += self.count()
             return super().step(closure)
 
 
