@@ -1,12 +1,17 @@
 """The gradient check: right models are happy, mistakes get their verdict, kinks are not called mistakes."""
 
+import itertools
+import threading
 from collections import namedtuple
+from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, multi_margin_loss
 
 from optizoo.testing import check_gradients
 
@@ -192,6 +197,264 @@ def test_what_rounding_hides_is_not_called_right():
     assert (weight.verdict, bias.verdict) == ("too small", "happy")
 
 
+# Many kinks -----------------------------------------------------------------------------------------------------------
+
+
+class OwnRelu(torch.autograd.Function):
+    """A ReLU with a backward of somebody's own, and no forward mode."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, backward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        ctx.own = backward
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return ctx.own(grad, *ctx.saved_tensors), None
+
+
+class OwnReluForward(OwnRelu):
+    """The same, whose forward mode is right, or makes another mistake."""
+
+    forward_mode = 1.0
+
+    @staticmethod
+    def forward(ctx, x: Tensor, backward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # type: ignore[override]
+        ctx.save_for_forward(x)
+        return OwnRelu.forward(ctx, x, backward)
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _: Any) -> Tensor:  # type: ignore[override]
+        return OwnReluForward.forward_mode * tangent * (ctx.saved_tensors[0] > 0)
+
+
+class Own(nn.Module):
+    def __init__(self, backward: Callable[[Tensor, Tensor], Tensor], function: type = OwnRelu) -> None:
+        super().__init__()
+        self.backward, self.function = backward, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function.apply(x, self.backward)
+
+
+def right(grad: Tensor, x: Tensor) -> Tensor:
+    return grad * (x > 0)
+
+
+def network(
+    widths: list[int], kind: Callable[[], nn.Module], seed: int, *, deviation: float = 0.05, images: int = 2
+) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """Return layers with small random weights and zero biases, as CS231n initialises them, and a few images."""
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for size, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        layer = nn.Linear(inputs, outputs)
+        layer.weight.data = deviation * torch.randn(outputs, inputs, generator=generator)
+        nn.init.zeros_(layer.bias)
+        layers += [layer, kind()] if size < len(widths) - 2 else [layer]
+    x = torch.randn(images, widths[0], generator=generator)
+    return nn.Sequential(*layers), (x, torch.arange(images) % widths[-1])
+
+
+DEEP = [15, 20, 10, 10, 10, 10, 10, 30, 10]
+DEEPER = [15, 20, *[10] * 8, 30, 10]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("deviation", [0.05, 0.5, 1e-5], ids=lambda value: f"sd {value:g}")
+@pytest.mark.parametrize(
+    ("widths", "kind"),
+    [
+        pytest.param(DEEP, nn.ReLU, id="relu"),
+        pytest.param(DEEPER, nn.ReLU, id="deeper"),
+        pytest.param(DEEP, lambda: nn.LeakyReLU(0.01), id="leaky"),
+        pytest.param(DEEP, nn.PReLU, id="prelu"),
+        pytest.param(DEEP, nn.ReLU6, id="relu6"),
+        pytest.param(DEEP, nn.Hardswish, id="hardswish"),
+        pytest.param(DEEP, nn.Hardtanh, id="hardtanh"),
+        pytest.param(DEEP, lambda: Own(right), id="a function of one's own"),
+    ],
+)
+def test_several_kinks_within_a_step_are_no_mistake(widths: list[int], kind, deviation: float, seed: int):
+    """The small weights of deep layers leave activations far below the step: a bias moves over many kinks at once."""
+    model, batch = network(widths, kind, seed, deviation=deviation)
+    check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4).assert_ok()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("kind", "zero"),
+    [
+        pytest.param(nn.ReLU, "inputs", id="relu, zero inputs"),
+        pytest.param(lambda: nn.LeakyReLU(0.01), "inputs", id="leaky, zero inputs"),
+        pytest.param(nn.PReLU, "inputs", id="prelu, zero inputs"),
+        pytest.param(lambda: Own(lambda g, x: g * (x >= 0)), "inputs", id="derivative 1 at 0, zero inputs"),
+        pytest.param(lambda: Own(lambda g, x: 0.5 * g * ((x >= 0) + (x > 0).double())), "inputs", id="1/2 at 0"),
+        pytest.param(nn.ReLU, "first layer", id="relu, zero layer"),
+        pytest.param(lambda: nn.LeakyReLU(0.01), "first layer", id="leaky, zero layer"),
+        pytest.param(lambda: Own(right), "first layer", id="a function of one's own, zero layer"),
+        pytest.param(lambda: nn.Hardtanh(0.0, 1.0), "first layer", id="hardtanh at its end, zero layer"),
+    ],
+)
+def test_whole_layers_at_a_kink_are_no_mistake(kind, zero: str, seed: int):
+    """Where many units are at 0 at once, backward takes a side for each, and the step moves them together."""
+    model, (x, y) = network([5, 8, 6, 3], kind, seed, deviation=0.5, images=5)
+    if zero == "inputs":
+        x = torch.zeros_like(x)
+    else:
+        nn.init.zeros_(model[0].weight)  # type: ignore[index,arg-type]
+    check_gradients(model, nn.CrossEntropyLoss(), (x, y), elements=None).assert_ok()
+
+
+def test_a_zero_layer_without_bias_is_no_mistake():
+    """No move of the weights leaves all units dead, but torch's own ReLU takes them for dead, as is its right."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 3))
+    nn.init.zeros_(model[0].weight)  # type: ignore[arg-type]
+    x, y = data(n=20, inputs=3)
+    check_gradients(model, nn.CrossEntropyLoss(), (x, y), elements=None).assert_ok()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(lambda model, b: model(b[0]).abs().sum(), id="abs"),
+        pytest.param(lambda model, b: model(b[0]).clamp(-1e-6, 1e-6).sum() + model(b[0]).sum(), id="clamp"),
+        pytest.param(lambda model, b: multi_margin_loss(model(b[0]), b[1]), id="hinge"),
+        pytest.param(lambda model, b: model(b[0]).amax(1).sum(), id="amax"),
+        pytest.param(lambda model, b: nn.functional.max_pool1d(model(b[0])[:, None], 2).sum(), id="max-pool"),
+        pytest.param(lambda model, b: model(b[0]).sort(1).values[:, :2].sum(), id="sort"),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 0.0], ids=lambda value: f"scale {value:g}")
+def test_losses_with_kinks_are_no_mistake(loss, scale: float, seed: int):
+    """Right losses pass beside their kinks, close to them and, with weights of 0, exactly on them."""
+    model, batch = network([5, 8, 4], nn.Tanh, seed, images=6)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(scale)
+    check_gradients(model, loss, (batch[0], batch[1] % 4), elements=10).assert_ok()
+
+
+@pytest.mark.parametrize("function", [OwnRelu, OwnReluForward], ids=["no forward mode", "right forward mode"])
+@pytest.mark.parametrize("case", ["one unit", "one layer", "two layers"])
+@pytest.mark.parametrize("slope", [1.49, -0.3, 2.0, 1.02, -0.01])
+def test_a_derivative_at_a_kink_is_between_the_slopes(slope: float, case: str, function: type):
+    """At 0, a ReLU's derivative may be any number from 0 to 1, and no other."""
+
+    def backward(grad: Tensor, x: Tensor) -> Tensor:
+        return grad * ((x > 0).to(x.dtype) + slope * (x == 0))
+
+    if case == "one unit":
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        found = check_gradients(layer, lambda m, x: function.apply(m(x), backward).sum() + 1, torch.ones(1, 1))  # type: ignore[attr-defined]
+    else:
+        widths = [5, 8, 3] if case == "one layer" else [5, 8, 8, 3]
+        model, (x, y) = network(widths, lambda: Own(backward, function), 0, deviation=0.5, images=4)
+        found = check_gradients(model, nn.CrossEntropyLoss(), (torch.zeros_like(x), y), elements=None)
+    assert "wrong" in {param.verdict for param in found.params}
+    assert not found.ok
+
+
+def test_a_native_mistake_at_a_kink_is_wrong():
+    """Operations of torch can be put together to a wrong derivative at one point."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x)
+        return torch.where(y == 0, 1.49 * y, y.relu()).sum() + 1
+
+    assert check_gradients(layer, loss, torch.ones(1, 1)).params[0].verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "verdict"),
+    [
+        pytest.param(lambda g, x: -right(g, x), "wrong", id="sign"),
+        pytest.param(lambda g, x: 2 * right(g, x), "wrong", id="factor 2"),
+        pytest.param(lambda g, x: right(g, x) / len(x), "wrong", id="mean twice"),
+        pytest.param(lambda g, x: right(g, x).roll(1, -1), "wrong", id="off by one"),
+        pytest.param(lambda g, x: right(g, x).flip(0), "wrong", id="images exchanged"),
+        pytest.param(lambda g, x: g, "wrong", id="mask forgotten"),
+        pytest.param(
+            lambda g, x: torch.cat([1.5 * right(g, x)[:, :1], right(g, x)[:, 1:]], dim=1), "wrong", id="one unit"
+        ),
+        pytest.param(lambda g, x: right(g, x) * (1 + 1e-3), "uneasy", id="1e-3"),
+    ],
+)
+def test_mistakes_among_many_kinks_are_found(mistake, verdict: str):
+    """In the network whose kinks are no mistake, a mistake is one."""
+    model, batch = network(DEEP, lambda: Own(mistake), 0)
+    found = check_gradients(model, nn.CrossEntropyLoss(), batch, elements=10)
+    assert verdict in {param.verdict for param in found.params}
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0], ids=["right forward mode", "as wrong"])
+def test_forward_mode_does_not_excuse(factor: float, monkeypatch):
+    """It is backward that is judged, whatever forward mode gives."""
+    monkeypatch.setattr(OwnReluForward, "forward_mode", factor)
+    model, batch = network(DEEP, lambda: Own(lambda g, x: -right(g, x), OwnReluForward), 0)
+    found = check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4)
+    assert "wrong" in {param.verdict for param in found.params}
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_a_wrong_forward_mode_does_not_matter(factor: float, monkeypatch):
+    """A right backward is right, whatever its forward mode gives."""
+    monkeypatch.setattr(OwnReluForward, "forward_mode", factor)
+    model, batch = network(DEEP, lambda: Own(right, OwnReluForward), 0)
+    check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4).assert_ok()
+
+
+def test_a_part_that_is_not_derived_is_found():
+    """What a ``detach`` leaves out is missing, among kinks too, where forward mode would leave it out as well."""
+    model, batch = network(DEEP, nn.ReLU, 0)
+
+    def loss(model: nn.Module, batch) -> Tensor:
+        y = model(batch[0])
+        return cross_entropy(y, batch[1]) + y.detach()[:, 0].sum()
+
+    assert not check_gradients(model, loss, batch, elements=10).ok
+
+
+def test_what_cannot_be_told_is_said():
+    """A loss of nothing but kinks, at every step and beside, is not passed in silence."""
+
+    class Saw(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w: Tensor) -> Tensor:  # type: ignore[override]
+            return sum((w * 10.0**k).sin().abs() * 10.0**-k for k in range(1, 14)) + w  # type: ignore[return-value]
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+            return 3 * grad
+
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 0.37)
+    found = check_gradients(layer, lambda model, x: Saw.apply(model.weight).sum(), torch.ones(1, 1))  # type: ignore[attr-defined]
+    assert not found.ok
+    with pytest.raises(AssertionError):
+        found.assert_ok()
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4])
+@pytest.mark.parametrize("seed", range(3))
+def test_huge_weights_are_no_mistake(scale: float, seed: int):
+    """Logits of millions leave few digits to the loss: its rounding is measured, not guessed from its size."""
+    model, batch = network([5, 8, 3], nn.ReLU, seed, deviation=scale)
+    check_gradients(model, nn.CrossEntropyLoss(), batch).assert_ok()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raw_pixels_are_no_mistake(seed: int):
+    """Inputs of hundreds bend the loss much within a step; smaller steps see it straight."""
+    model, (x, y) = network([5, 8, 3], nn.Tanh, seed)
+    check_gradients(model, nn.CrossEntropyLoss(), (255 * x.abs(), y)).assert_ok()
+
+
 # What is left alone ---------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +506,155 @@ def test_buffers_start_anew():
     model = Moving()
     check_gradients(model, nn.CrossEntropyLoss(), data()).assert_ok()
     assert model.scale.item() == 1.0
+
+
+class Holder(nn.Linear):
+    """Has attributes that have no copy, and draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.lock, self.stream = threading.Lock(), (index for index in range(3))
+        self.name_of = lambda: "holder"
+        self.generator = torch.Generator().manual_seed(1)
+        self.seen = self.weight.sum()  # a tensor that was computed
+        self.calls: list[int] = []
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        with self.lock:
+            self.calls.append(len(input))
+            kept = torch.rand(input.shape, generator=self.generator) > 0.5
+            return super().forward(input * kept)
+
+
+def old_style(norm: str) -> nn.Module:
+    with pytest.warns(FutureWarning, match="deprecated") if norm == "weight_norm" else nullcontext():
+        layer = getattr(nn.utils, norm)(nn.Linear(5, 4))
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 3))
+    for _ in range(100):  # the power iteration of spectral_norm has no derivative, and needs none once it stands
+        model(data()[0])
+    return model
+
+
+def hooked() -> nn.Module:
+    model, seen = smooth(), {}
+    model.register_forward_hook(lambda module, args, output: seen.update(output=output))
+    vars(model)["seen"] = seen
+    model(data()[0])
+    return model
+
+
+def with_grad_graph() -> nn.Module:
+    model = smooth()
+    loss = cross_entropy_loss(model, data())
+    loss.backward(create_graph=True)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph")
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: old_style("weight_norm"), id="old-style weight_norm"),
+        pytest.param(lambda: old_style("spectral_norm"), id="old-style spectral_norm"),
+        pytest.param(
+            lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))), id="parametrization"
+        ),
+        pytest.param(Holder, id="lock, iterator, lambda, generator, computed tensor"),
+        pytest.param(hooked, id="a hook that keeps outputs"),
+        pytest.param(with_grad_graph, id="gradients with a graph"),
+    ],
+)
+def test_models_that_deepcopy_refuses(make: Callable[[], nn.Module]):
+    """What hangs on a model is copied, made anew or shared; the model is afterwards as it was."""
+    model = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attributes = [dict(vars(module)) for module in model.modules()]
+    grads = [param.grad for param in model.parameters()]
+    check_gradients(model, nn.CrossEntropyLoss(), data()).assert_ok()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    for module, kept in zip(model.modules(), attributes, strict=True):
+        assert vars(module).keys() == kept.keys()
+        assert all(vars(module)[name] is value for name, value in kept.items())
+    for param, grad in zip(model.parameters(), grads, strict=True):
+        assert param.grad is grad
+    if isinstance(model, Holder):
+        assert model.calls == []
+
+
+def test_a_recurrent_model_is_copied_whole():
+    """A module that lists its weights a second time works on those of the copy."""
+
+    class Last(nn.LSTM):
+        def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # noqa: A002
+            return super().forward(input)[0]
+
+    check_gradients(nn.Sequential(Last(5, 4), nn.Linear(4, 3)), nn.CrossEntropyLoss(), data(), elements=10).assert_ok()
+
+
+def test_plain_and_complex_tensors_are_cast():
+    """A tensor that is a plain attribute takes part in the same type; a complex buffer keeps both its parts."""
+
+    class Filtered(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(5, 3)
+            self.mixing, self.phases = torch.eye(5) + 0.1, nn.Buffer(torch.polar(torch.ones(5), torch.arange(5.0)))
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+            return super().forward((torch.fft.fft(input @ self.mixing) * self.phases).imag)
+
+    model = Filtered()
+    check_gradients(model, nn.CrossEntropyLoss(), data()).assert_ok()
+    assert model.mixing.dtype == torch.float32
+    assert model.phases.dtype == torch.complex64
+
+
+def test_lazy_modules_say_what_to_do():
+    """A parameter without a shape is not checked; after one call of the model it is."""
+    model = nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"'0\.weight' has no shape yet; call the model once"):
+        check_gradients(model, nn.CrossEntropyLoss(), data())
+    model(data()[0])
+    check_gradients(model, nn.CrossEntropyLoss(), data()).assert_ok()
+
+
+def test_a_loss_may_derive_by_itself():
+    """A penalty on the gradient needs the graph in every evaluation."""
+
+    def loss(model: nn.Module, batch) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        (grad,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return cross_entropy_loss(model, batch) + grad.square().sum()
+
+    check_gradients(smooth(), loss, data()).assert_ok()
+
+
+def test_parameters_from_elsewhere_are_refused():
+    """A loss that takes a weight from the model itself, not from its argument, would go unchecked."""
+    model = smooth()
+
+    def loss(other: nn.Module, batch) -> Tensor:
+        return cross_entropy_loss(other, batch) + model[0].weight.square().sum()  # type: ignore[index,union-attr]
+
+    with pytest.raises(ValueError, match=r"takes parameter '0\.weight' from elsewhere"):
+        check_gradients(model, loss, data())
+
+
+def test_all_is_put_back_where_the_loss_raises():
+    """An exception in the middle leaves the random state and the model as they were."""
+    model, calls = smooth(), iter(range(100))
+
+    def loss(model: nn.Module, batch) -> Tensor:
+        torch.rand(())
+        if next(calls) == 7:
+            raise RuntimeError("enough")
+        return cross_entropy_loss(model, batch)
+
+    before, state = deepcopy(model.state_dict()), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="enough"):
+        check_gradients(model, loss, data())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The equivalence kit sees every planted mistake and accepts every correct form."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -144,6 +145,239 @@ def test_the_two_forms_of_momentum_are_told_apart():
             lambda params: optizoo.Momentum(params, lr=0.01, lr_in_velocity=True),
             lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
         )
+
+
+TIERS = ["T1", "T2", "T3", "T4"]
+
+
+def copies(params):
+    return torch.optim.SGD([torch.nn.Parameter(param.detach().clone()) for param in params], lr=0.1)
+
+
+def own(params):
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+
+
+class Wrapped:
+    """No ``torch.optim.Optimizer``, but it holds one."""
+
+    def __init__(self, params, build: Callable[..., torch.optim.Optimizer] = torch.optim.SGD) -> None:
+        self.optimizer = build(params)
+        self.param_groups = self.optimizer.param_groups
+        self.state = self.optimizer.state
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+class Masters(torch.optim.SGD):
+    """Steps wide copies, and copies them back, as optimizers for 16 bits do."""
+
+    def __init__(self, params) -> None:
+        self.given = [param for param in params if param.requires_grad]
+        super().__init__([torch.nn.Parameter(param.detach().double()) for param in self.given])
+
+    @torch.no_grad()
+    def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        for param, master in zip(self.given, self.param_groups[0]["params"], strict=True):
+            master.grad = None if param.grad is None else param.grad.double()
+        super().step(closure)
+        for param, master in zip(self.given, self.param_groups[0]["params"], strict=True):
+            param.copy_(master)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        pytest.param(own, r"ignores params\[0\], which its factory was given", id="own parameters"),
+        pytest.param(copies, r"ignores params\[0\]", id="copies"),
+        pytest.param(lambda params: torch.optim.SGD(params[:1]), r"ignores params\[1\]", id="only the first"),
+        pytest.param(lambda params: torch.optim.SGD(params[1:]), r"ignores params\[0\]", id="all but the first"),
+        pytest.param(lambda params: Wrapped(params, own), r"ignores params\[0\]", id="a wrapper of others"),
+        pytest.param(lambda params: torch.optim.SGD(params, lr=0.0), "nothing was compared", id="lr 0"),
+        pytest.param(
+            lambda params: torch.optim.SGD(params, lr=float("inf")), "nothing was compared", id="nothing but NaN"
+        ),
+    ],
+)
+def test_factories_that_compare_nothing_are_refused(tier, factory, message):
+    """Where no parameter that was given moves, or one is left out, two optimizers are equal without a proof."""
+    with pytest.raises(ValueError, match=message):
+        assert_equivalent(factory, factory, tiers=[tier], steps=10)
+
+
+@pytest.mark.parametrize("side", ["candidate", "reference"])
+@pytest.mark.parametrize("factory", [own, copies], ids=["own parameters", "copies"])
+def test_either_factory_has_to_take_the_params(side, factory):
+    """It is an error of the factory, not a difference of the optimizers, and says so."""
+    pair = (factory, torch.optim.SGD) if side == "candidate" else (torch.optim.SGD, factory)
+    with pytest.raises(ValueError, match="ignores"):
+        assert_equivalent(*pair)
+
+
+def test_optimizers_that_step_nothing_are_refused():
+    """A step that does nothing equals another."""
+
+    class Idle(torch.optim.SGD):
+        def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return None
+
+    with pytest.raises(ValueError, match=r"the reference Idle\(lr=0\.001, .* has moved no parameter"):
+        assert_equivalent(Idle, Idle)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_each_call_builds_an_optimizer(tier):
+    """One optimizer cannot be held against itself, whether it knows one list of parameters or both."""
+    known = []
+
+    def first(params):
+        known.append(torch.optim.SGD(params))
+        return known[0]
+
+    with pytest.raises(ValueError, match="one and the same optimizer"):
+        assert_equivalent(first, first, tiers=[tier])
+    with pytest.raises(ValueError, match=r"ignores params\[0\]"):
+        assert_equivalent(first, torch.optim.SGD, tiers=[tier])
+    known.clear()
+
+    def both(params):
+        if known:
+            known[0].add_param_group({"params": params})
+        else:
+            known.append(torch.optim.SGD(params))
+        return known[0]
+
+    with pytest.raises(ValueError, match="one and the same optimizer"):
+        assert_equivalent(both, both, tiers=[tier])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(None, "got None"), (torch.optim.SGD, "got <class"), ([], r"got \[\]"), (torch.nn.Linear(1, 1), "got Linear")],
+    ids=["None", "a class", "a list", "a module"],
+)
+def test_a_factory_returns_an_optimizer(value, message):
+    """What is none is named."""
+    with pytest.raises(TypeError, match=f"returns an optimizer, with param_groups and step; {message}"):
+        assert_equivalent(lambda params: value, torch.optim.SGD)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_wrappers_are_optimizers(tier):
+    """What has param_groups and steps the parameters is accepted, also where it steps copies of them."""
+    assert_equivalent(Wrapped, torch.optim.SGD, tiers=[tier])  # type: ignore[arg-type]
+    assert_equivalent(lambda params: torch.optim.SGD(filter(lambda p: p.requires_grad, params)), torch.optim.SGD)
+    if tier == "T2":  # in the others, double precision shows
+        assert_equivalent(Masters, torch.optim.SGD, tiers=[tier])
+
+
+def test_groups_that_are_copies_are_refused():
+    """A rate that is set in a copy moves nothing."""
+
+    class Copied(Wrapped):
+        @property
+        def param_groups(self):
+            return [dict(group) for group in self.optimizer.param_groups]
+
+        @param_groups.setter
+        def param_groups(self, groups) -> None: ...
+
+    with pytest.raises(TypeError, match="Copied gives copies of its param_groups"):
+        assert_equivalent(Copied, Copied)  # type: ignore[arg-type]
+
+
+def becomes(first: float, second: float | None = None, state: float | None = None):
+    """Return an SGD that writes numbers into the first elements of a parameter, and into a state, from step 3 on."""
+
+    class Becomes(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+            super().step(closure)
+            param = self.param_groups[0]["params"][0]
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps >= 3:
+                param[0, 0] = first
+                if second is not None:
+                    param[0, 1] = second
+            if state is not None:
+                self.state[param]["running"] = torch.full((2,), state, dtype=param.dtype)
+                self.state[param]["count"] = state
+
+    return Becomes
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        pytest.param((INF,), (INF,), True, id="inf, inf"),
+        pytest.param((-INF,), (-INF,), True, id="-inf, -inf"),
+        pytest.param((NAN,), (NAN,), True, id="nan, nan"),
+        pytest.param((INF, NAN), (INF, NAN), True, id="both, both"),
+        pytest.param((INF,), (-INF,), False, id="inf, -inf"),
+        pytest.param((INF,), (NAN,), False, id="inf, nan"),
+        pytest.param((NAN,), (INF,), False, id="nan, inf"),
+        pytest.param((1.0,), (INF,), False, id="1, inf"),
+        pytest.param((INF,), (1.0,), False, id="inf, 1"),
+        pytest.param((NAN,), (1.0,), False, id="nan, 1"),
+        pytest.param((1.0,), (NAN,), False, id="1, nan"),
+        pytest.param((INF, 1.0), (INF, 2.0), False, id="a difference beside inf"),
+    ],
+)
+def test_infinities_and_nans_equal_themselves_alone(tier, one, other, equal):
+    """In every tier the same infinity is the same number, and what stands beside it is still compared."""
+    if equal:
+        assert_equivalent(becomes(*one), becomes(*other), tiers=[tier], steps=20)
+    else:
+        with pytest.raises(AssertionError, match=rf"^{tier} .*step \d+: "):
+            assert_equivalent(becomes(*one), becomes(*other), tiers=[tier], steps=20)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [(INF, INF, True), (NAN, NAN, True), (INF, -INF, False), (INF, NAN, False), (1.0, INF, False), (1.0, 1.0, True)],
+)
+def test_states_too(one, other, equal):
+    """T1 compares states in the same way, in tensors and as plain numbers."""
+    if equal:
+        assert_equivalent(becomes(0.0, None, one), becomes(0.0, None, other), tiers=["T1"], steps=5)
+    else:
+        with pytest.raises(AssertionError, match=r"params\[0\]\.(running|count)\["):
+            assert_equivalent(becomes(0.0, None, one), becomes(0.0, None, other), tiers=["T1"], steps=5)
+
+
+@pytest.mark.parametrize("kind", ["number", "integers", "booleans"])
+def test_t1_compares_states_of_any_kind(kind):
+    """A count that is a Python number, and tensors of integers, differ as others do."""
+
+    def counting(start: int):
+        class Counting(torch.optim.SGD):
+            def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+                super().step(closure)
+                values = {"number": start, "integers": torch.tensor([7, start]), "booleans": torch.tensor(start > 1)}
+                self.state[self.param_groups[0]["params"][0]]["kept"] = values[kind]
+
+        return Counting
+
+    assert_equivalent(counting(1), counting(1), tiers=["T1"], steps=2)
+    with pytest.raises(AssertionError, match=r"^T1 .*params\[0\]\.kept\[1?\] is (2|2\.0|True), the reference has"):
+        assert_equivalent(counting(2), counting(1), tiers=["T1"], steps=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_ulp_distance_of_infinities(dtype):
+    """The same infinity is no distance away, the largest number one, the other infinity all numbers between."""
+    inf, largest = torch.tensor([INF], dtype=dtype), torch.tensor([torch.finfo(dtype).max], dtype=dtype)
+    assert ulp_distance(inf, inf).item() == ulp_distance(-inf, -inf).item() == 0
+    assert ulp_distance(inf, largest).item() == ulp_distance(-inf, -largest).item() == 1
+    assert ulp_distance(inf, -inf).item() > 2 ** (8 * dtype.itemsize - 2)
+    assert identical(inf, inf)
+    assert not identical(inf, -inf)
 
 
 @pytest.mark.parametrize("tier", ["T1", "T2", "T3", "T4"])

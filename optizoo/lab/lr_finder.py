@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean, stdev
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from optizoo.testing.copying import copied
 
 __all__ = ["RangeTest", "find_lr"]
 
@@ -73,8 +74,9 @@ def find_lr(
     Source: https://arxiv.org/abs/1506.01186, section 3.3; the exponential sweep and both suggestions are those of the
     libraries that made it known.
 
-    The run is made on copies: model, optimizer (its state and rates included) and the states of torch's random
-    generators are left as they were found. An iterator is advanced, of course; a ``DataLoader`` begins anew.
+    The run is made on copies: model, optimizer (its state and rates included), a loss that is a module, and the states
+    of torch's random generators are left as they were found. An iterator is advanced, of course; a ``DataLoader``
+    begins anew. What has no copy, such as a lock or a file that the optimizer holds, is shared.
 
     There is no suggestion if the loss diverges at once, or if its smoothed fall is not above the scatter of the losses.
 
@@ -120,9 +122,12 @@ def find_lr(
         raise ValueError("optimizer has parameters that are not the model's; build it from model.parameters()")
     devices = sorted({param.device.index for param in known if param.is_cuda})
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        model, optimizer = deepcopy((model, optimizer))  # one copy, so that the optimizer's parameters are the model's
+        # One copy, so that the optimizer's parameters are the model's, and the loss's what it shares with them.
+        model, optimizer, criterion = copied((model, optimizer, loss if isinstance(loss, nn.Module) else None))
         sweep = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
-        return _read(*_swept(model, optimizer, loss, batches, sweep, smoothing, divergence))
+        return _read(
+            *_swept(model, optimizer, loss if criterion is None else criterion, batches, sweep, smoothing, divergence)
+        )
 
 
 def _swept(

@@ -1,5 +1,6 @@
 """The range test finds the known limit of a quadratic, says when it knows nothing, and leaves everything alone."""
 
+import threading
 from copy import deepcopy
 
 import pytest
@@ -155,6 +156,98 @@ def test_groups_keep_their_ratios(tensor: bool):
     for large, small in seen:
         assert small == pytest.approx(large / 10)
     assert [float(rate) for rate in rates] == pytest.approx([1.0, 0.1])
+
+
+class Guarded(torch.optim.SGD):
+    """Has attributes of its own, some of which have no copy."""
+
+    def __init__(self, params, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.lock, self.count, self.taken = threading.Lock(), lambda: 1, [0]
+
+    def step(self, closure=None):  # type: ignore[override]
+        with self.lock:
+            self.taken[0] += self.count()
+            return super().step(closure)
+
+
+class GuardedZoo(optizoo.SGD):
+    """The same on an optimizer of ours."""
+
+    def __init__(self, params, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.lock, self.taken = threading.Lock(), [0]
+
+    def step(self, closure=None):  # type: ignore[override]
+        with self.lock:
+            self.taken[0] += 1
+            return super().step(closure)
+
+
+class Sharpness(torch.optim.Optimizer):
+    """Steps another optimizer that it holds, as SAM and Lookahead do."""
+
+    def __init__(self, params, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+        self.inner = torch.optim.Adam(self.param_groups)
+        self.param_groups = self.inner.param_groups
+        self.taken = [0]
+
+    def step(self, closure=None):  # type: ignore[override]
+        self.taken[0] += 1
+        return self.inner.step(closure)
+
+
+@pytest.mark.parametrize("build", [Guarded, GuardedZoo, Sharpness])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["alone", "with a scheduler"])
+def test_optimizers_with_attributes_of_their_own(build, scheduled: bool):
+    """Attributes come along: copied where they can be, shared where not; the original's stay as they are."""
+    model, dataset = classifier()
+    optimizer = build(model.parameters(), lr=0.01)
+    if scheduled:  # it puts a step of its own onto the optimizer
+        torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    nn.CrossEntropyLoss()(model(dataset.tensors[0]), dataset.tensors[1]).backward()
+    optimizer.step()
+    weights, attributes = deepcopy(model.state_dict()), dict(vars(optimizer))
+    state = deepcopy(optimizer.state_dict())
+    found = find_lr(model, optimizer, nn.CrossEntropyLoss(), DataLoader(dataset, batch_size=16))
+    assert len(found.losses) > 10
+    assert optimizer.taken == [1]
+    assert vars(optimizer) == attributes
+    assert optimizer.state_dict()["param_groups"] == state["param_groups"]
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)
+    optimizer.step()
+    assert optimizer.taken == [2]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_old_style_weight_norm():
+    """The weight that such a layer makes in every call is made anew in the copy."""
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 8)), nn.Tanh(), nn.Linear(8, 3))
+    _, dataset = classifier()
+    weight = model[0].weight
+    found = find_lr(model, optizoo.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), DataLoader(dataset, 16))
+    assert found.suggestion is not None
+    assert model[0].weight is weight
+
+
+def test_a_loss_with_buffers_is_left_as_it_was():
+    """A loss that is a module is copied, too."""
+
+    class Running(nn.CrossEntropyLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: Tensor
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+            self.calls += 1
+            return super().forward(input, target)
+
+    model, dataset = classifier()
+    loss = Running()
+    find_lr(model, optizoo.SGD(model.parameters(), lr=0.1), loss, DataLoader(dataset, batch_size=16))
+    assert loss.calls == 0
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
