@@ -37,7 +37,7 @@ def update(
     """
     existing = {name: column for name, column in states.items() if column is not None}
     plain = type(params[0]) in _PLAIN and type(grads[0]) in _PLAIN and grads[0].layout is torch.strided
-    program = None
+    program, scalars = None, ()
     if not (differentiable or tensor_scalars or torch.compiler.is_compiling() or (plain and not _any_sparse(existing))):
         try:
             present = {name: column is not None for name, column in states.items()}
