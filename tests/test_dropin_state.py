@@ -35,6 +35,8 @@ def named():
 
 EXTRAS = {
     "a number": ("global_step", 1),
+    "our name, a number": ("step", 5),
+    "our name, a tensor": ("step", torch.tensor(5.0)),
     "a name": ("phase", "warm-up"),
     "nothing": ("best", None),
     "a list": ("history", [0.1, 0.2]),

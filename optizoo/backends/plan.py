@@ -197,7 +197,7 @@ class Plan:
             raise ValueError("two parameters share a counter")
         lists = (ctypes.c_void_p * len(self._lists))(*map(id, self._lists))
         sizes = (ctypes.c_int64 * len(self._lists))(*map(len, self._lists))
-        stored = self._items(self._state, {})
+        stored = self._items(self._state, None)
         self._kept += [places, entries, lists, sizes, stored]
         return _Watch(
             read=_reader(),
@@ -212,17 +212,22 @@ class Plan:
             entry=ctypes.addressof(entries),
         )
 
-    def _items(self, mapping: Mapping[Any, Any], columns: Mapping[str, int]) -> Any:
+    def _items(self, mapping: Mapping[Any, Any], columns: Mapping[str, int] | None) -> Any:
         """Write down the entries of a dict; those in ``columns`` and ``step`` hold tensors that are read."""
         items = (_Item * max(len(mapping), 1))()
         for item, (key, value) in zip(items, mapping.items(), strict=False):
             item.key, item.value, item.column = id(key), id(value), _OTHER
-            if not isinstance(key, str):
+            if columns is None or not isinstance(key, str):  # a key "step" beside the parameters is its owner's
                 continue
             if key in columns:
                 item.column, item.layout = columns[key], self._layout(value)
             elif key == "step":
-                if value.dtype != torch.float32 or value.dim() or value.device.type != "cpu":
+                if (
+                    not isinstance(value, Tensor)
+                    or value.dtype != torch.float32
+                    or value.dim()
+                    or value.device.type != "cpu"
+                ):
                     raise ValueError("step is no float32 number on the CPU")
                 item.column, item.counter = _COUNTER, value.data_ptr()
                 self._kept.append(value.untyped_storage())
