@@ -4,6 +4,7 @@ import copy
 import pickle
 import weakref
 from collections import OrderedDict, defaultdict
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ def named():
 
 EXTRAS = {
     "a number": ("global_step", 1),
+    "our name, a number": ("step", 5),
+    "our name, a tensor": ("step", torch.tensor(5.0)),
     "a name": ("phase", "warm-up"),
     "nothing": ("best", None),
     "a list": ("history", [0.1, 0.2]),
@@ -68,12 +71,13 @@ def test_keys_of_the_owner(key, value):
 def test_a_first_step_that_counts_nothing():
     """A first step at lr 0 with zero gradients leaves keys of the owner alone."""
     optimizer = optizoo.Adam(parameters(), lr=0.0)
-    optimizer.state["global_step"] = 1
+    state = cast(Any, optimizer.state)
+    state["global_step"] = 1
     for param in optimizer.param_groups[0]["params"]:
         param.grad = torch.zeros_like(param)
     optimizer.step()
     optimizer.step()
-    assert optimizer.state["global_step"] == 1
+    assert state["global_step"] == 1
 
 
 # Resets and exchanges ------------------------------------------------------------------------------------------------

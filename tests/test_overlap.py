@@ -149,7 +149,7 @@ def test_groups_are_checked_as_torch_checks_them():
             ([held], TypeError, "must be a dict"),
         ):
             with pytest.raises(error, match=message):
-                optimizer.add_param_group(wrong)
+                optimizer.add_param_group(wrong)  # pyright: ignore[reportArgumentType]
             assert len(optimizer.param_groups) == 2
     with pytest.raises(ValueError, match="share elements in memory"):
         optizoo.SGD([{"params": [M[0]]}, {"params": [M[:, 0]]}])

@@ -78,7 +78,7 @@ def test_another_wiring_is_another_program():
 def test_foreach_passes(rule, states, options, in_place, allocated):
     """The foreach backend makes as few passes and allocations as torch's hand-written lists, and no copies."""
     program, _ = trace(rule, states, **options)
-    overwrites, settled = foreach._settle(program)
+    overwrites, settled = foreach.settle(program)
     assert (sum(overwrites), len(overwrites) - sum(overwrites)) == (in_place, allocated)
     assert settled
 
