@@ -7,6 +7,7 @@ import pickle
 import re
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch.nn import Parameter
@@ -248,7 +249,11 @@ def test_no_new_parameter():
         optizoo.from_rule(lambda param, grad, m, *, lr: (None, m + lr * grad), "Still", lr=0.1)
 
 
-@pytest.mark.parametrize("number", [2, 2.0, torch.tensor(2.0)], ids=["int", "float", "0-dim tensor"])
+@pytest.mark.parametrize(
+    "number",
+    [2, 2.0, torch.tensor(2.0), numpy.float32(2), numpy.int64(2)],
+    ids=["int", "float", "0-dim tensor", "float32", "int64"],
+)
 @pytest.mark.parametrize("backend", BACKENDS, ids=["loop", "foreach", "default"])
 def test_constants_of_a_rule(number, backend):
     """Numbers of the rule's own, tensors without dimensions among them, mean the same in every backend."""

@@ -2,8 +2,11 @@
 
 import copy
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -465,6 +468,17 @@ def test_the_accumulator_starts_at_its_value(dtype):
     optimizer.step()
     expected = torch.full_like(param, complex(0.5, 0.5) if dtype.is_complex else 0.5)
     assert torch.equal(optimizer.state[param]["square_avg"], expected)
+
+
+@pytest.mark.parametrize(
+    "rate", [Decimal("0.25"), Fraction(1, 4), np.float32(0.25)], ids=lambda rate: type(rate).__name__
+)
+def test_an_independent_decay_at_a_rate_of_any_kind(rate):
+    """The share that decays is the same for every kind of number that a schedule may write."""
+    param = weight()
+    optimizer = optizoo.SGD([param], lr=1.0, weight_decay=0.5, weight_decay_mode="independent")
+    optimizer.param_groups[0]["lr"] = rate
+    assert decayed(optimizer, param) == 0.125
 
 
 def test_a_rate_that_outgrows_an_independent_decay():

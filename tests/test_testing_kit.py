@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import optizoo
-from optizoo import rules
 from optizoo.backends import UPDATES
 from optizoo.testing import MUTANTS, assert_equivalent, has_torch_twin, textbook, torch_twin, ulp_distance, with_rules
 from optizoo.testing.mutants import Mutant
@@ -489,7 +488,7 @@ def test_ulp_distance_of_different_types():
 def test_verify_reports_a_failure(monkeypatch):
     """A mistaken rule shows in the table as FAIL with its distance, and in the JSON as not passed."""
     mistaken = next(mutant for mutant in MUTANTS if mutant.name == "adam-eps-1e-7").build(make_params())
-    monkeypatch.setattr(rules, "adam", mistaken.select_rule(mistaken.defaults))
+    monkeypatch.setattr("optizoo.zoo.adam.adam", mistaken.select_rule(mistaken.defaults))
     results = list(verify([torch.float32], steps=3, combinations=[("adam", {})]))
     assert {result.backend for result in results} >= {"loop", "foreach"}
     assert not any(result.passed for result in results)
