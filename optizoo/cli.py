@@ -227,13 +227,15 @@ def _verify(options: argparse.Namespace) -> int:
     for result in failures:
         print(f"FAIL {result.optimizer}({result.options}), {result.backend}, {result.dtype}: {result.message}")
     verdict = f"{len(failures)} of {len(results)} cells fail" if failures else f"all {len(results)} cells pass"
-    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads: {verdict}")
+    threads = f"{jobs} x {matrix.threads_of(jobs)} threads" if jobs > 1 else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__} on {device}, {threads}: {verdict}")
     extent = (
-        "every combination of options" if options.full else "every pair of option values (--full: all combinations)"
+        "every combination of options" if options.full else "every pair of option values (--full: every combination)"
     )
-    print(f"{extent}, {steps} steps, where exactness is claimed; tiers and fused kernels take fewer")
+    print(f"{extent}; {steps} steps where bits are compared, fewer elsewhere")
     if options.json is not None:
-        text = json.dumps(matrix.as_json(results, device)).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
+        record = matrix.as_json(results, device, jobs)
+        text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
         try:
             options.json.write_text(text + "\n", encoding="utf-8")
         except OSError as error:  # what fails on an open file does not name it

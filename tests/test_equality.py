@@ -1,4 +1,7 @@
-"""The zoo equals torch.optim: every option, every dtype, bit for bit, a thousand steps."""
+"""The zoo equals torch.optim: every option, every dtype, bit for bit.
+
+Without ``--slow``: every pair of option values and few steps; with it every combination and a thousand.
+"""
 
 import pytest
 import torch
@@ -7,37 +10,39 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.core.rule import schema as read_schema
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
-from optizoo.testing.verify import DTYPES, STEPS, verify
+from optizoo.testing.verify import DTYPES, FULL_STEPS, verify
 from optizoo.zoo import optimizer_class
-from tests.zoo import COMBINATIONS, WITH_TWIN, case_id
+from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
-def test_bit_equal_to_torch(name, options, dtype):
-    """After every one of 1000 steps, parameters and states of loop and foreach are those of torch's loop, bit for bit.
+def test_bit_equal_to_torch(name, options, dtype, pytestconfig):
+    """After every step, parameters and states of loop and foreach are those of torch's loop, bit for bit.
 
     A fused kernel has the bits of the loop after every single step, if the loop's square roots are correctly rounded.
     The gradients span 1e-12 to 1e3, with exact zeros, missing gradients and a frozen parameter. Where torch's centered
     RMSprop falls into NaN, ours must not; those elements have no reference.
     """
-    for result in verify([dtype], steps=STEPS, combinations=[(name, options)]):
+    steps = FULL_STEPS if pytestconfig.getoption("--slow") else 2 * FEW_STEPS  # tiers take half of them
+    for result in verify([dtype], steps=steps, combinations=[(name, options)]):
         assert result.passed, f"{result.backend}: {result.message}"
         if result.backend == "fused":
             assert dtype.itemsize == 2 or (result.params_ulp_last, result.states_ulp_last) == (0, 0)
         else:
-            assert result.steps == STEPS
+            assert result.steps == steps
         assert result.torch_nan == 0 or options.get("centered")
 
 
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
-def test_equal_to_the_textbook(name, options):
+def test_equal_to_the_textbook(name, options, pytestconfig):
     """Every option computes what the formulas of the papers give: the same displacement in float64 (tier T2)."""
     kind, options = optimizer_class(name), with_precise_lr(options)
     assert_equivalent(
         lambda params: optizoo.create(name, params, foreach=False, **options),
         lambda params: with_rules(kind, textbook)(params, foreach=False, **options),
         tiers=["T2"],
+        steps=100 if pytestconfig.getoption("--slow") else FEW_STEPS,
     )
 
 

@@ -14,16 +14,16 @@ from optizoo.testing.streams import gradients, make_params
 from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
 from optizoo.zoo import optimizer_class
-from tests.zoo import FEW
+from tests.zoo import FEW, FEW_STEPS
 
 FEW_WITH_TWIN = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_every_mutant_is_rejected(mutant):
-    """A deliberate mistake fails under the default tiers, whatever it is."""
+def test_every_mutant_is_rejected(mutant, pytestconfig):
+    """A deliberate mistake fails under the default tiers, whatever it is, and in few steps too."""
     with pytest.raises(AssertionError, match=r"^T2"):
-        assert_equivalent(mutant.build, mutant.reference)
+        assert_equivalent(mutant.build, mutant.reference, steps=100 if pytestconfig.getoption("--slow") else FEW_STEPS)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -39,12 +39,12 @@ def test_a_mutant_fails_for_its_mistake_alone(mutant):
 
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
 @pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 13)])
-def test_how_many_mutants_a_tier_sees(tier, missed):
-    """The docstring of ``assert_equivalent`` says how many mutants each tier lets pass."""
-    passed = []
+def test_how_many_mutants_a_tier_sees(tier, missed, pytestconfig):
+    """The docstring of ``assert_equivalent`` says how many mutants each tier lets pass; more steps see no more."""
+    steps, passed = 100 if pytestconfig.getoption("--slow") else FEW_STEPS, []
     for mutant in MUTANTS:
         try:
-            assert_equivalent(mutant.build, mutant.reference, tiers=[tier])
+            assert_equivalent(mutant.build, mutant.reference, tiers=[tier], steps=steps)
         except AssertionError:
             continue
         passed.append(mutant.name)
@@ -63,6 +63,24 @@ def test_a_mutant_whose_text_is_gone_says_so():
     mutant = Mutant("stale", "sgd", "this text does not stand there", "x")
     with pytest.raises(ValueError, match="stands 0 times in rule 'sgd'"):
         mutant.build(make_params())
+
+
+def test_a_mutant_of_a_rule_that_does_not_run_says_so():
+    """A mutant whose options select another rule raises instead of becoming the true rule."""
+    mutant = Mutant("elsewhere", "momentum", "param + velocity", "param", rule="momentum_lr_in_velocity")
+    with pytest.raises(
+        ValueError, match=r"Momentum with the options \{\} runs momentum, regularized, not 'momentum_lr"
+    ):
+        mutant.build(make_params())
+
+
+def test_a_mutant_leaves_what_its_rule_calls():
+    """A mutant changes the text of its own rule alone: AdamW without decay still has Adam's moments."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "adamw-no-decay")
+    assert_equivalent(
+        mutant.build,
+        lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0, foreach=False),
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
@@ -488,7 +506,8 @@ def test_ulp_distance_of_different_types():
 def test_verify_reports_a_failure(monkeypatch):
     """A mistaken rule shows in the table as FAIL with its distance, and in the JSON as not passed."""
     mistaken = next(mutant for mutant in MUTANTS if mutant.name == "adam-eps-1e-7").build(make_params())
-    monkeypatch.setattr("optizoo.zoo.adam.adam", mistaken.select_rule(mistaken.defaults))
+    rule = mistaken.select_rule(mistaken.defaults)
+    monkeypatch.setattr(optizoo.Adam, "select_rule", lambda self, group: rule)
     results = list(verify([torch.float32], steps=3, combinations=[("adam", {})]))
     assert {result.backend for result in results} >= {"loop", "foreach"}
     assert not any(result.passed for result in results)
@@ -498,10 +517,11 @@ def test_verify_reports_a_failure(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_verify_compares_numbers(dtype):
+def test_verify_compares_numbers(dtype, pytestconfig):
     """In every type nearly all that verify compares is finite: equal NaNs would prove nothing."""
     combinations = [(name, {}) for name in optizoo.list_optimizers()]
-    results = list(verify([dtype], steps=100, combinations=combinations))
+    steps = 100 if pytestconfig.getoption("--slow") else 2 * FEW_STEPS
+    results = list(verify([dtype], steps=steps, combinations=combinations))
     assert min(result.finite for result in results) > 0.99
 
 

@@ -15,14 +15,16 @@ def case_id(name: str, options: dict[str, Any]) -> str:
     return "-".join([name, *(f"{key}={value!r}".replace(" ", "") for key, value in options.items())])
 
 
-COMBINATIONS = [pytest.param(name, options, id=case_id(name, options)) for name, options in option_combinations()]
-"""Every combination of options that changes what is computed."""
+_PAIRS = {case_id(name, options) for name, options in option_combinations(pairs=True)}
 
-WITH_TWIN = [
-    pytest.param(name, options, id=case_id(name, options))
+COMBINATIONS = [
+    pytest.param(name, options, id=case, marks=[] if case in _PAIRS else pytest.mark.slow)
     for name, options in option_combinations()
-    if has_torch_twin(name, **options)
+    for case in [case_id(name, options)]
 ]
+"""Every combination of options that changes what is computed; without ``--slow`` every pair of option values."""
+
+WITH_TWIN = [case for case in COMBINATIONS if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 """Those of them that torch has too."""
 
 FEW = [
@@ -45,6 +47,10 @@ FEW = [
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""
+
+
+FEW_STEPS = 20
+"""In so many steps a tier rejects every mutant that it rejects at all (``tests/test_testing_kit.py``)."""
 
 
 def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Parameter]:

@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule
-from optizoo.testing.specimen import optimizer_class
 from optizoo.testing.specimens import specimens
 from optizoo.testing.twins import oracle, with_rules
+from optizoo.zoo import optimizer_class
 
 
 @dataclass(frozen=True)

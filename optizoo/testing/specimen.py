@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optizoo.testing.pairwise import Options, Table, level, pairwise, product
-from optizoo.zoo import create as create
-from optizoo.zoo import list_optimizers as list_optimizers
-from optizoo.zoo import optimizer_class as optimizer_class
 
 if TYPE_CHECKING:
     from optizoo.testing.mutants import Mutant

@@ -1,6 +1,7 @@
 """Parameters and gradients on which mistakes in an optimizer show."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,17 @@ def gradients(steps: int, seed: int = 0) -> Iterator[list[Tensor | None]]:
     Every element keeps its scale over time, log-uniform over :data:`SCALES`; one in ten gradients is exactly zero, and
     one element in fifty always.
     """
+    for step in range(steps):
+        blocks = _blocks(-(-steps // _BLOCK), seed)[step // _BLOCK]
+        grads: list[Tensor | None] = [block[step % _BLOCK].clone() for block in blocks]
+        if step % 5 >= 3:
+            grads[1] = None
+        yield [*grads, None]
+
+
+@lru_cache(maxsize=2)  # to draw them takes as long as to step
+def _blocks(count: int, seed: int) -> list[list[Tensor]]:
+    """Return so many blocks of gradients; each has a tensor for each of the shapes, with the steps in front."""
     generator = torch.Generator().manual_seed(seed + 1)
 
     def uniform(*shape: int) -> Tensor:
@@ -45,18 +57,15 @@ def gradients(steps: int, seed: int = 0) -> Iterator[list[Tensor | None]]:
 
     low, high = SCALES
     scales = [10 ** (low + (high - low) * uniform(*shape)) * (uniform(*shape) > 0.02) for shape in SHAPES]
-    for start in range(0, steps, _BLOCK):
-        blocks = [
+    return [
+        [
             torch.randn(_BLOCK, *shape, generator=generator, dtype=torch.float64)
             * scale
             * (uniform(_BLOCK, *shape) > 0.1)
             for shape, scale in zip(SHAPES, scales, strict=True)
         ]
-        for offset in range(min(_BLOCK, steps - start)):
-            grads: list[Tensor | None] = [block[offset] for block in blocks]
-            if (start + offset) % 5 >= 3:
-                grads[1] = None
-            yield [*grads, None]
+        for _ in range(count)
+    ]
 
 
 def lr_factor(step: int, steps: int) -> float:

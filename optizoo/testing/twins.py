@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule
 from optizoo.testing import textbook
-from optizoo.testing.specimen import optimizer_class
 from optizoo.testing.specimens import specimens
+from optizoo.zoo import optimizer_class
 
 
 def has_torch_twin(name: str, **options: Any) -> bool:

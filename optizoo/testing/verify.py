@@ -25,11 +25,11 @@ from optizoo.backends import fused
 from optizoo.tables import text_table
 from optizoo.testing.equivalence import Run, assert_equivalent
 from optizoo.testing.pairwise import Options
-from optizoo.testing.specimen import create, list_optimizers, optimizer_class
 from optizoo.testing.specimens import specimens
 from optizoo.testing.streams import gradients, lr_factor, make_params
 from optizoo.testing.twins import has_torch_twin, oracle, torch_twin
 from optizoo.testing.ulp import identical, ulp_distance
+from optizoo.zoo import create, list_optimizers, optimizer_class
 
 BACKENDS = ("loop", "foreach")
 """Backends that are held against torch bit for bit."""
@@ -188,7 +188,7 @@ def _in_processes(cases: list[tuple], jobs: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")  # a child of fork may not use the threads of torch
     try:
         paths = {name: list(sys.modules[name].__path__) for name in PACKAGES if name in sys.modules}
-        setting = (paths, torch.get_num_threads())
+        setting = (paths, threads_of(jobs))
         with concurrent.futures.ProcessPoolExecutor(jobs, context, _start_process, setting) as pool:
             try:
                 for results in pool.map(_pickled_case, map(pickle.dumps, cases)):
@@ -198,6 +198,11 @@ def _in_processes(cases: list[tuple], jobs: int) -> Iterator[Result]:
                 pool.shutdown(cancel_futures=True)
     except (OSError, ImportError, BrokenProcessPool):  # no semaphores, no memory, a __main__ that cannot be imported
         yield from _in_turn(cases[done:])
+
+
+def threads_of(jobs: int) -> int:
+    """Return how many threads each of so many processes has: more than there are cores wait for each other."""
+    return max(1, torch.get_num_threads() // jobs)
 
 
 def _start_process(paths: dict[str, list[str]], threads: int) -> None:
@@ -479,7 +484,7 @@ def _ulp_text(cells: Sequence[Result], when: str) -> str:
     return "within tier" if math.isnan(params) else f"{params:g}, {states:g} ulp"
 
 
-def as_json(results: Sequence[Result], device: torch.device | str) -> dict[str, Any]:
+def as_json(results: Sequence[Result], device: torch.device | str, jobs: int = 1) -> dict[str, Any]:
     """Return the results with what they depend on, for a JSON file; a cell leaves out what says nothing.
 
     That is distances that were not measured, no message, and no NaN of torch's.
@@ -496,7 +501,8 @@ def as_json(results: Sequence[Result], device: torch.device | str) -> dict[str, 
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": threads_of(jobs),
+        "processes": jobs,
         "passed": bool(results) and all(result.passed for result in results),
         "cells": cells,
     }

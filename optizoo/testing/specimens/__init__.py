@@ -7,7 +7,8 @@ needs no entry anywhere.
 import importlib
 import pkgutil
 
-from optizoo.testing.specimen import Specimen, list_optimizers
+from optizoo.testing.specimen import Specimen
+from optizoo.zoo import list_optimizers
 
 
 def specimens() -> dict[str, Specimen]:
