@@ -5,12 +5,13 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def assert_lists(said: str, reason: str) -> None:
         assert re.search(reason, line), line
 
 
-def assert_same(ours: list[Parameter], theirs: list[Parameter]) -> None:
+def assert_same(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -113,7 +114,7 @@ def folder_as_output(text: str) -> str:
 FAULTY: dict[str, tuple[str, str, int]] = {
     "fails without a word": ("exit 1", r"exit status 1\)", 1),
     "fails with words": ("echo 'k.c:1: error: no room' >&2; exit 1", "no room", 1),
-    "has no headers": ('exec cc -nostdinc "$@"', "math.h", 1),
+    "has no headers": ('exec cc -nostdinc "$@"', r"stdint\.h|math\.h", 1),
     "has no linker": ('exec cc -B/nonexistent -fuse-ld=nonexistent "$@"', "cannot build the kernel", 1),
     "is no compiler": ("cat > /dev/null; exit 0", r"exit status 0\)", 1),
     "writes an empty file": (': > "$output"', "no whole library", 1),
@@ -123,8 +124,8 @@ FAULTY: dict[str, tuple[str, str, int]] = {
     "loses the last bytes": ('cc "$@"; head -c -9 "$output" > "$output.x"; mv "$output.x" "$output"', "no whole", 1),
     "writes an object file": ('exec cc -c "$text" -o "$output"', "cannot be loaded", 1),
     "writes for another machine": (
-        """cc "$@"; printf '\\363' | dd of="$output" bs=1 seek=18 conv=notrunc 2>&-""",
-        "be",
+        r"""cc "$@"; printf '\363' | dd of="$output" bs=1 seek=18 conv=notrunc 2> /dev/null""",
+        "cannot be loaded",
         1,
     ),
     "makes a folder": ('mkdir "$output"', r"exit status 0\)", 1),
@@ -334,7 +335,7 @@ def test_where_there_is(world, monkeypatch, by_lists, obstruct, reason):
         with pytest.raises(RuntimeError, match=reason):
             optizoo.Adam([Parameter(torch.ones(3))], fused=True)
     assert_same(params, by_lists)
-    assert world.calls() <= (5 if reason.startswith("can't") else 1)
+    assert world.calls() <= 1
 
 
 @needs_compiler
@@ -483,10 +484,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @needs_compiler
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 @pytest.mark.parametrize("suffix", [".so", ".proof"])
-def test_a_damaged_file_is_made_again(world, suffix, damage):
+def test_a_damaged_file_is_made_again(world, tmp_path, monkeypatch, suffix, damage):
     """A library that is not what was written is never loaded, and a verdict that is none is found anew."""
     trained()
-    whole = {path: path.read_bytes() for path in world.kernels.glob(f"*{suffix}")}
+    shutil.copytree(world.cache, tmp_path / "copy")  # what this process has loaded is not to be touched
+    monkeypatch.setenv("OPTIZOO_CACHE", str(tmp_path / "copy"))
+    whole = {path: path.read_bytes() for path in (tmp_path / "copy" / "kernels").glob(f"*{suffix}")}
     for path, content in whole.items():
         path.write_bytes(damage(content))
     world.forget()
@@ -804,7 +807,7 @@ def test_a_proof_is_not_disturbed(world, mode):
 @pytest.mark.parametrize("compiler", build.COMPILERS)
 def test_compilers_do_not_warn(compiler, types, tmp_path):
     """The emitted text has no warning from any compiler that is here."""
-    path = build.shutil.which(compiler)
+    path = shutil.which(compiler)
     if path is None:
         pytest.skip(f"there is no {compiler}")
     words = [Operation(name, (0, 1), index) for index, name in enumerate(("add", "lerp"))]
@@ -815,15 +818,16 @@ def test_compilers_do_not_warn(compiler, types, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("compiler", build.COMPILERS)
-def test_right_compilers_pass(world, monkeypatch, compiler):
-    """What compilers make of a few programs passes its proof, in every type, native or not."""
-    if build.shutil.which(compiler) is None:
+@pytest.mark.parametrize("flags", ["", "-mno-fma"], ids=["native", "without fma"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_right_compilers_pass(world, monkeypatch, compiler, flags):
+    """What compilers make of a few programs passes its proof, in every type, and where torch rounds otherwise too."""
+    if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler}")
-    for flags in ("", "-mno-fma -mno-avx"):
+    if flags:
         monkeypatch.setattr(proof, "rounds_as_torch", lambda: False)
-        world.compiler(f'exec {compiler} "$@" {flags}')
-        for program in PROGRAMS.values():
-            for dtype in fused.TYPES:
-                for grads in fused.TYPES:
-                    fused.kernel_for(program, dtype, grads, unscale=grads == HALF)
+    world.compiler(f'exec {compiler} "$@" {flags}')
+    for name in ("amsgrad", "radam"):
+        for dtype in fused.TYPES:
+            for grads in {dtype, SINGLE}:
+                fused.kernel_for(PROGRAMS[name], dtype, grads, unscale=grads != dtype)
