@@ -5,12 +5,13 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def trained(steps: int = 6, **options: Any) -> tuple[list[Parameter], str]:
     return params, "\n".join(optizoo.explain(optimizer) for optimizer in optimizers)
 
 
+def explained(steps: int = 4) -> str:
+    """Return what explains a run that wants one kernel of each sort: an update, the finder and the plan."""
+    optimizer = optizoo.SGD(parameters(), lr=0.01, nonfinite="skip")
+    run(optimizer, range(steps))
+    return optizoo.explain(optimizer)
+
+
 def assert_lists(said: str, reason: str) -> None:
     """Assert that every line says that lists serve, and why."""
     for line in said.splitlines():
@@ -98,22 +106,18 @@ def assert_lists(said: str, reason: str) -> None:
         assert re.search(reason, line), line
 
 
-def assert_same(ours: list[Parameter], theirs: list[Parameter]) -> None:
+def assert_same(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 # What cannot be built ------------------------------------------------------------------------------------------------
 
 
-def folder_as_output(text: str) -> str:
-    return f'{text}; mkdir "$output"'
-
-
 # Name of a fault -> the compiler, what is said about it, and how often it is called.
 FAULTY: dict[str, tuple[str, str, int]] = {
     "fails without a word": ("exit 1", r"exit status 1\)", 1),
     "fails with words": ("echo 'k.c:1: error: no room' >&2; exit 1", "no room", 1),
-    "has no headers": ('exec cc -nostdinc "$@"', "math.h", 1),
+    "has no headers": ('exec cc -nostdinc "$@"', r"stdint\.h|math\.h", 1),
     "has no linker": ('exec cc -B/nonexistent -fuse-ld=nonexistent "$@"', "cannot build the kernel", 1),
     "is no compiler": ("cat > /dev/null; exit 0", r"exit status 0\)", 1),
     "writes an empty file": (': > "$output"', "no whole library", 1),
@@ -123,8 +127,8 @@ FAULTY: dict[str, tuple[str, str, int]] = {
     "loses the last bytes": ('cc "$@"; head -c -9 "$output" > "$output.x"; mv "$output.x" "$output"', "no whole", 1),
     "writes an object file": ('exec cc -c "$text" -o "$output"', "cannot be loaded", 1),
     "writes for another machine": (
-        """cc "$@"; printf '\\363' | dd of="$output" bs=1 seek=18 conv=notrunc 2>&-""",
-        "be",
+        r"""cc "$@"; printf '\363' | dd of="$output" bs=1 seek=18 conv=notrunc 2> /dev/null""",
+        "cannot be loaded",
         1,
     ),
     "makes a folder": ('mkdir "$output"', r"exit status 0\)", 1),
@@ -166,11 +170,14 @@ def test_a_compiler_that(world, monkeypatch, by_lists, script, reason, calls):
     assert world.calls() == calls
     world.forget()
     world.compiler('exec cc "$@"')
-    assert "foreach" not in trained()[1], "what has failed leaves nothing behind"
+    assert fused.unavailable() is None, "what has failed leaves nothing behind"
+
+
+SUDDEN = ["fails with words", "writes half a library", "forgets the function", "is killed", "hangs"]
 
 
 @needs_compiler
-@pytest.mark.parametrize(("script", "reason", "calls"), FAULTY.values(), ids=list(FAULTY))
+@pytest.mark.parametrize(("script", "reason", "calls"), [FAULTY[fault] for fault in SUDDEN], ids=SUDDEN)
 def test_a_compiler_that_in_the_middle_of_a_run(world, monkeypatch, script, reason, calls):
     """Kernels that are there go on; a new wiring goes on with lists, or raises with nothing touched if fused=True."""
     params = parameters()
@@ -334,7 +341,7 @@ def test_where_there_is(world, monkeypatch, by_lists, obstruct, reason):
         with pytest.raises(RuntimeError, match=reason):
             optizoo.Adam([Parameter(torch.ones(3))], fused=True)
     assert_same(params, by_lists)
-    assert world.calls() <= (5 if reason.startswith("can't") else 1)
+    assert world.calls() <= 1
 
 
 @needs_compiler
@@ -438,10 +445,10 @@ def test_a_cache(world, monkeypatch, place):
     """Where the cache cannot be used, kernels are built for this process alone, each with one call; nothing is left."""
     with monkeypatch.context() as patch:
         place(world.cache, patch)
-        assert "foreach" not in trained()[1]
-        assert world.calls() == 6
-        assert "foreach" not in trained()[1]
-        assert world.calls() == 6
+        assert "foreach" not in explained()
+        assert world.calls() == 3
+        assert "foreach" not in explained()
+        assert world.calls() == 3
     left = list(world.kernels.iterdir()) if world.kernels.is_dir() else []
     assert not [path for path in left if path.suffix == ".part"]
 
@@ -449,25 +456,25 @@ def test_a_cache(world, monkeypatch, place):
 @needs_compiler
 def test_a_kernel_is_built_once(world):
     """The second process finds libraries and verdicts of the first, and nothing else is left in the folder."""
-    trained()
+    explained()
     built = {path: path.stat().st_mtime_ns for path in world.kernels.iterdir()}
     assert {path.suffix for path in built} == {".so", ".proof"}
-    assert len(built) == 2 * world.calls() == 12
+    assert len(built) == 2 * world.calls() == 6
     assert stat.S_IMODE(world.kernels.stat().st_mode) == 0o700
     world.forget()
-    assert "foreach" not in trained()[1]
+    assert "foreach" not in explained()
     assert {path: path.stat().st_mtime_ns for path in world.kernels.iterdir()} == built
-    assert world.calls() == 6
+    assert world.calls() == 3
 
 
 @needs_compiler
 def test_a_warm_cache_is_read_and_nothing_else(world, monkeypatch):
     """What has been proven is not proven again, and no thread is started for it."""
-    trained()
+    explained()
     world.forget()
     monkeypatch.setattr(proof, "objection", no_memory)
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    assert "foreach" not in trained()[1]
+    assert "foreach" not in explained()
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -483,16 +490,18 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @needs_compiler
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 @pytest.mark.parametrize("suffix", [".so", ".proof"])
-def test_a_damaged_file_is_made_again(world, suffix, damage):
+def test_a_damaged_file_is_made_again(world, tmp_path, monkeypatch, suffix, damage):
     """A library that is not what was written is never loaded, and a verdict that is none is found anew."""
-    trained()
-    whole = {path: path.read_bytes() for path in world.kernels.glob(f"*{suffix}")}
+    explained()
+    shutil.copytree(world.cache, tmp_path / "copy")  # what this process has loaded is not to be touched
+    monkeypatch.setenv("OPTIZOO_CACHE", str(tmp_path / "copy"))
+    whole = {path: path.read_bytes() for path in (tmp_path / "copy" / "kernels").glob(f"*{suffix}")}
     for path, content in whole.items():
         path.write_bytes(damage(content))
     world.forget()
-    assert "foreach" not in trained()[1]
+    assert "foreach" not in explained()
     assert {path: path.read_bytes()[:200] for path in whole} == {path: text[:200] for path, text in whole.items()}
-    assert world.calls() == (12 if suffix == ".so" else 6)
+    assert world.calls() == (6 if suffix == ".so" else 3)
 
 
 @needs_compiler
@@ -501,14 +510,14 @@ def test_a_verdict_is_about_one_library_and_one_claim(world, monkeypatch):
     proven = []
     original = proof.objection
     monkeypatch.setattr(proof, "objection", lambda *args, **options: proven.append(1) or original(*args, **options))
-    trained()
+    explained()
     count = len(proven)
-    assert count == 4
+    assert count == 1
     first, second, *_ = sorted(world.kernels.glob("*.proof"))
     first.write_bytes(second.read_bytes())
     monkeypatch.setattr(proof, "VERSION", "another")
     world.forget()
-    trained()
+    explained()
     assert len(proven) == 2 * count
 
 
@@ -517,7 +526,7 @@ def test_a_cache_that_others_may_write_to_is_refused(world):
     """Code that others could have put there is not run: the step falls back, and the reason names the remedy."""
     world.kernels.mkdir(parents=True)
     world.kernels.chmod(0o777)
-    assert_lists(trained()[1], "others may write to the cache folder .* chmod 700")
+    assert_lists(explained(), "others may write to the cache folder .* chmod 700")
     assert list(world.kernels.iterdir()) == []
     assert world.calls() == 0
 
@@ -535,7 +544,7 @@ print(params[-1].tolist())
 """
 
 
-def explained(cache: Path, code: str = PROBE, **environment: str) -> subprocess.Popen[str]:
+def started(cache: Path, code: str = PROBE, **environment: str) -> subprocess.Popen[str]:
     """Start a fresh process with a cache."""
     variables = {**os.environ, "OPTIZOO_CACHE": str(cache), **environment}
     pipe = subprocess.PIPE
@@ -545,7 +554,7 @@ def explained(cache: Path, code: str = PROBE, **environment: str) -> subprocess.
 @needs_compiler
 def test_two_processes_build_at_once(world):
     """Processes that begin together in an empty cache all get a right kernel."""
-    running = [explained(world.cache) for _ in range(3)]
+    running = [started(world.cache) for _ in range(3)]
     outputs = [process.communicate() for process in running]
     assert {output for output, _ in outputs} == {outputs[0][0]}
     assert "fused for 40 tensors" in outputs[0][0]
@@ -561,7 +570,7 @@ def test_two_processes_build_at_once(world):
 def test_a_fresh_process_calls_a_compiler_that_fails_once(world, script, calls):
     """Six steps of forty tensors cost one call, write nothing to the terminal, and end with the right numbers."""
     world.compiler(script)
-    output, errors = explained(world.cache).communicate()
+    output, errors = started(world.cache).communicate()
     assert "foreach for 40 tensors" in output
     assert not errors
     assert world.calls() == calls
@@ -804,7 +813,7 @@ def test_a_proof_is_not_disturbed(world, mode):
 @pytest.mark.parametrize("compiler", build.COMPILERS)
 def test_compilers_do_not_warn(compiler, types, tmp_path):
     """The emitted text has no warning from any compiler that is here."""
-    path = build.shutil.which(compiler)
+    path = shutil.which(compiler)
     if path is None:
         pytest.skip(f"there is no {compiler}")
     words = [Operation(name, (0, 1), index) for index, name in enumerate(("add", "lerp"))]
@@ -815,15 +824,16 @@ def test_compilers_do_not_warn(compiler, types, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("compiler", build.COMPILERS)
-def test_right_compilers_pass(world, monkeypatch, compiler):
-    """What compilers make of a few programs passes its proof, in every type, native or not."""
-    if build.shutil.which(compiler) is None:
+@pytest.mark.parametrize("flags", ["", "-mno-fma"], ids=["native", "without fma"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_right_compilers_pass(world, monkeypatch, compiler, flags):
+    """What compilers make of a few programs passes its proof, in every type, and where torch rounds otherwise too."""
+    if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler}")
-    for flags in ("", "-mno-fma -mno-avx"):
+    if flags:
         monkeypatch.setattr(proof, "rounds_as_torch", lambda: False)
-        world.compiler(f'exec {compiler} "$@" {flags}')
-        for program in PROGRAMS.values():
-            for dtype in fused.TYPES:
-                for grads in fused.TYPES:
-                    fused.kernel_for(program, dtype, grads, unscale=grads == HALF)
+    world.compiler(f'exec {compiler} "$@" {flags}')
+    for name in ("amsgrad", "radam"):
+        for dtype in fused.TYPES:
+            for grads in {dtype, SINGLE}:
+                fused.kernel_for(PROGRAMS[name], dtype, grads, unscale=grads != dtype)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import optizoo
 from optizoo import rules
-from optizoo.backends import emit_triton, foreach, fused_cuda, loop
+from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
+from optizoo.backends.build import BuildError
 from optizoo.backends.trace import WORDS, Operation, Program, trace
 from optizoo.testing.ulp import identical
 
@@ -110,14 +111,14 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def check(request: pytest.FixtureRequest) -> Callable[..., None]:
+def check(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Run a function of this module, whose first argument is the device, in the interpreter and on CUDA."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton; none is installed")
     if request.param == "cuda":
-        return lambda function, *arguments: function("cuda", *arguments)
+        return lambda function, *arguments, **options: function("cuda", *arguments, **options)
     pool: ProcessPoolExecutor = request.getfixturevalue("interpreter")
-    return lambda function, *arguments: pool.submit(function, "cpu", *arguments).result()
+    return lambda function, *arguments, **options: pool.submit(function, "cpu", *arguments, **options).result()
 
 
 Columns = dict[str, list[Tensor]]
@@ -493,6 +494,117 @@ def test_blocks_cover_every_element():
     assert blocks.dtype is torch.int32
 
 
+# The proof -----------------------------------------------------------------------------------------------------------
+
+
+def tried(
+    device: str, case: str, dtype: torch.dtype, grad_dtype: torch.dtype, folder: str, change: tuple[str, str] | None,
+    *, on_device: bool = False, scaled: bool = False,
+) -> tuple[str | None, str | None, int]:  # fmt: skip
+    """Prove a kernel, whose text may have a mistake, as two processes would, one after the other.
+
+    Returns:
+        Why it may not serve, and again for the second process, and how many of the two launched it.
+    """
+    rule, states, options = RULES[case]
+    program, scalars = trace(rule, states, **options)
+    if on_device:
+        scalars = [torch.tensor(scalar, device=device) for scalar in scalars]
+    param, grad = torch.ones(3, dtype=dtype, device=device), torch.ones(3, dtype=grad_dtype, device=device)
+    tries = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTIZOO_CACHE", folder)
+        original, launches = emit_triton.source, fused_cuda._launches
+
+        def source(*arguments: Any, **named: Any) -> str:
+            text = original(*arguments, **named)
+            if change is None:
+                return text
+            assert change[0] in text, "the text has no such place any more: plant the mistake anew"
+            return text.replace(*change)
+
+        def launched(*arguments: Any, **named: Any) -> Any:
+            tries.append(1)
+            return launches(*arguments, **named)
+
+        patch.setattr(emit_triton, "source", source)
+        patch.setattr(fused_cuda, "_launches", launched)
+        said, counts = [], []
+        reason = None
+        for _ in range(2):
+            patch.setattr(fused_cuda, "_verdicts", {})
+            fused_cuda.kernel_for.cache_clear()
+            tries.clear()
+            for _ in range(2):
+                try:
+                    fused_cuda.prove(program, scalars, param, grad, unscale=scaled, found_inf=scaled)
+                    reason = None
+                except BuildError as error:
+                    reason = str(error)
+            said.append(reason)
+            counts.append(bool(tries))
+        fused_cuda.kernel_for.cache_clear()
+    return said[0], said[1], sum(counts)
+
+
+PROVEN: list[tuple[str, torch.dtype, torch.dtype, dict[str, bool]]] = [
+    ("adam-amsgrad", torch.float32, torch.float32, {}),
+    ("adam", torch.float64, torch.float64, {"on_device": True}),
+    ("adam", torch.float16, torch.float32, {"scaled": True}),
+    ("rmsprop-centered-momentum", torch.float32, torch.float16, {}),
+    ("rprop", torch.float32, torch.float32, {}),
+    ("momentum-first", torch.float32, torch.float64, {"on_device": True, "scaled": True}),
+    ("adam-net", torch.float64, torch.float16, {}),
+]
+
+
+@pytest.mark.parametrize(("case", "dtype", "grad_dtype", "options"), PROVEN, ids=str)
+def test_a_right_kernel_is_proven_once(check, tmp_path, case, dtype, grad_dtype, options):
+    """A right kernel passes, and the next process finds the verdict in the cache."""
+    assert check(tried, case, dtype, grad_dtype, str(tmp_path), None, **options) == (None, None, 1)
+    assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".proof"]
+
+
+MISTAKES: dict[str, tuple[tuple[str, str], str, torch.dtype]] = {
+    "a sign": (("tl.fma(v0", "tl.fma(-v0"), "sgd", torch.float32),
+    "the scalar of another": (("v2, s1", "v2, s0"), "sgd", torch.float32),
+    "an approximate quotient": (("tl.div_rn(v3, v7)", "1.00001 * tl.div_rn(v3, v7)"), "rmsprop", torch.float32),
+    "an approximate root": (("tl.sqrt_rn(v5)", "0.99999 * tl.sqrt_rn(v5)"), "rmsprop", torch.float32),
+    "half the digits": (("v3.to(tl.float64)", "v3.to(tl.float32).to(tl.float64)"), "sgd", torch.float64),
+    "a block that is not full": (("if count >= BLOCK", "if count >= BLOCK - 3"), "sgd", torch.float32),
+    "the end of a tensor": (("offsets < count", "offsets < count - 1"), "sgd", torch.float32),
+    "behind the end": (("offsets < count", "offsets < count + 1"), "sgd", torch.float32),
+    "NaN in a maximum": ((" | (v4 != v4)", ""), "adam-amsgrad", torch.float32),
+    "a state": (("tl.store(p2", "tl.store(p3"), "adam-amsgrad", torch.float32),
+    "the gradient": (("tl.store(p0", "tl.store(p1"), "sgd", torch.float32),
+    "the far form of lerp": (("s1, s1 - 1.0", "s1, s1"), "adam-amsgrad", torch.float32),
+}
+
+
+@pytest.mark.parametrize(("change", "case", "dtype"), MISTAKES.values(), ids=list(MISTAKES))
+def test_a_wrong_kernel_is_refused_once(check, tmp_path, change, case, dtype):
+    """A wrong kernel is refused, also by the next process, which does not launch it again."""
+    first, second, launched = check(tried, case, dtype, dtype, str(tmp_path), change)
+    assert "differs from the loop" in first
+    assert second == first
+    assert launched == 1
+
+
+def test_a_kernel_that_cannot_be_compiled_is_learnt_once(check, tmp_path):
+    """What Triton raises is a reason of this process; the next one tries again."""
+    first, second, _ = check(tried, "sgd", torch.float32, torch.float32, str(tmp_path), ("tl.fma(", "tl.no_such("))
+    assert "Triton cannot build or launch the kernel" in first
+    assert second == first
+    assert not list(tmp_path.rglob("*.proof"))
+
+
+@needs_triton
+def test_the_interpreter_is_found_out(interpreter, tmp_path):
+    """Triton's interpreter cuts bfloat16 off where a GPU rounds: the proof sees it."""
+    first, _, _ = interpreter.submit(tried, "cpu", "sgd", torch.bfloat16, torch.bfloat16, str(tmp_path), None).result()
+    assert "differs from the loop" in first
+
+
 # Without a device ----------------------------------------------------------------------------------------------------
 
 
@@ -612,6 +724,75 @@ def test_launch_does_not_wait_for_the_device():
         launched(program, [torch.zeros((), device="cuda"), *scalars[1:]], columns, memory=memory)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fused_none_takes_what_is_proven(dtype):
+    """On CUDA the kernel that is proven on the device serves without being asked for, and explain says so."""
+    params = [torch.nn.Parameter(torch.ones(length, dtype=dtype, device="cuda")) for length in (3, 3000)]
+    expected = [torch.nn.Parameter(param.detach().clone()) for param in params]
+    ours = optizoo.Adam(params, lr=0.01, eps=1e-4)
+    theirs = optizoo.Adam(expected, lr=0.01, eps=1e-4, foreach=False)
+    for _ in range(4):
+        for param, other in zip(params, expected, strict=True):
+            param.grad = torch.full_like(param, 0.5)
+            other.grad = param.grad.clone()
+        ours.step()
+        theirs.step()
+    name = torch.cuda.get_device_name()
+    assert optizoo.explain(ours).endswith(
+        f"fused for 2 tensors (cuda:0, {str(dtype)[6:]}): the fastest that can serve, proven on {name}"
+    )
+    for param, other in zip(params, expected, strict=True):
+        torch.testing.assert_close(param, other)
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("case", RULES)
+def test_every_rule_is_proven_on_the_device(case, tmp_path, monkeypatch):
+    """On this device the kernels of all rules pass, in every type, with and without what a GradScaler sets."""
+    monkeypatch.setenv("OPTIZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(fused_cuda, "_verdicts", {})
+    rule, states, options = RULES[case]
+    program, scalars = trace(rule, states, **options)
+    on_device = [torch.tensor(scalar, device="cuda") for scalar in scalars]
+    for dtype in DTYPES:
+        for grad_dtype in {dtype, torch.float32}:
+            param = torch.ones(3, dtype=dtype, device="cuda")
+            grad = torch.ones(3, dtype=grad_dtype, device="cuda")
+            fused_cuda.prove(program, scalars, param, grad)
+            fused_cuda.prove(program, on_device, param, grad, unscale=True, found_inf=True)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_a_capture_needs_a_proof_before_it(monkeypatch):
+    """Nothing is built or proven in a capture: lists or the loop serve there, and a later step takes the kernel."""
+    monkeypatch.setattr(fused_cuda, "_verdicts", {})
+    param = torch.ones(3, device="cuda")
+    options = {"lr": torch.tensor(0.5, device="cuda"), "weight_decay": 0.0}
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
+        assert "make a step before" in (fused.obstacle(rules.sgd, {}, param, param, **options) or "")
+    assert fused.obstacle(rules.sgd, {}, param, param, **options) is None
+    with torch.cuda.stream(stream), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
+        assert fused.obstacle(rules.sgd, {}, param, param, **options) is None
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_a_proof_leaves_the_device_alone():
+    """The current device, its stream and its random numbers are those from before the proof."""
+    program, scalars = trace(rules.lion, {"exp_avg": True}, lr=0.5, betas=(0.5, 0.25), weight_decay=0.125)
+    param = torch.ones(3, device="cuda")
+    state, stream = torch.cuda.get_rng_state(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        fused_cuda.prove(program, scalars, param, param)
+        assert torch.cuda.current_stream() == stream
+    assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
 @pytest.mark.gpu

@@ -134,13 +134,17 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
             return _proven(content, path(native) if stored else None, source, proof, native, holds_gil)
         except OSError as error:
             _removed(path(native))
-            raise _CompilerError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
+            raise _LoadError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
+    except BuildError:  # of this library alone
+        raise
     except _CompilerError as error:
-        _given_up[compiler] = f"{error}; set CC to another compiler"
-        raise BuildError(_given_up[compiler]) from error
+        reason = f"{error}; {error.remedy}"
     except OSError as error:  # of our own files
-        _given_up[compiler] = f"the kernel cannot be built in {tempfile.gettempdir()} ({_said(error)}); set TMPDIR"
-        raise BuildError(_given_up[compiler]) from error
+        reason = f"the kernel cannot be built ({_said(error)}); set TMPDIR to a folder that can be written to"
+    except Exception as error:
+        reason = f"the kernel cannot be built ({_said(error)})"
+    _given_up[compiler] = reason
+    raise BuildError(reason)
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------
@@ -227,6 +231,14 @@ def _flushes() -> bool:
 class _CompilerError(Exception):
     """A compiler does not do what it must; the message says how."""
 
+    remedy = "set CC to another compiler"
+
+
+class _LoadError(_CompilerError):
+    """What a compiler has made cannot be loaded."""
+
+    remedy = "set OPTIZOO_CACHE to a folder from which code may be run, or CC to another compiler"
+
 
 def _compiler(wanted: str | None) -> Compiler:
     try:
@@ -297,7 +309,7 @@ def _compile(compiler: Compiler, flags: tuple[str, ...], source: str) -> tuple[b
         status, errors = _call(command)
         if status == 0 and target.is_file():
             return target.read_bytes(), ""
-    lines = errors.decode("utf-8", errors="replace").splitlines()
+    lines = errors.decode("utf-8", errors="replace").replace(f"{scratch}{os.sep}", "").splitlines()
     telling = [line for line in lines if "error" in line] or lines
     said = telling[0].strip() if telling else f"exit status {status}"
     return None, "".join(letter for letter in said if letter.isprintable())[:300]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from optizoo.backends.build import BuildError
 from optizoo.backends.emit_c import fresh_outputs
 from optizoo.backends.trace import WORDS, Operation, Program
 
@@ -254,15 +255,16 @@ def _bounds(program: Program, scalars: Sequence[float], values: Sequence[Tensor]
     smallest = torch.finfo(values[0].dtype).smallest_normal * eps
     for operation, value in zip(program.operations, values[len(program.inputs) :], strict=True):
         scalar = 1.0 if operation.scalar is None else abs(scalars[operation.scalar])
-        operands = [values[operand].double() for operand in operation.operands]
+        finite = torch.stack([values[operand].isfinite() for operand in operation.operands]).all(0)
+        # What is not finite goes through all words alike; only what the others do is looked at.
+        operands = [values[operand].double().nan_to_num(0, 0, 0) for operand in operation.operands]
         moved, size = _moved(operation.word, operands, [bounds[each][0] for each in operation.operands], scalar, value)
         # Both, torch and the kernel, round up to three times, each by half a unit; and below the normal numbers.
         scale = (1 + scalar) * (1 + sum(operand.abs() for operand in operands[1:]))
         bound = moved + 3 * eps * size + (size > 0) * 3 * smallest * scale
-        finite = torch.stack([operand.isfinite() for operand in operands]).all(0)
         # An intermediate result may overflow in one order and not in another.
-        open_ended = (size > largest) | ~moved.isfinite() | ((moved > 0) & ~value.isfinite())
-        told = torch.stack([bounds[each][1] for each in operation.operands]).all(0) & ~(finite & open_ended)
+        open_ended = (size > largest) | ~moved.isfinite() | (finite & (moved > 0) & ~value.isfinite())
+        told = torch.stack([bounds[each][1] for each in operation.operands]).all(0) & ~open_ended
         bounds.append((torch.where(value.isfinite(), bound, 0.0), told))
     return bounds
 
@@ -315,7 +317,7 @@ def _moved(
             return torch.minimum(torch.where(da > 0, da / result, 0.0), da.sqrt()), result
         case "sign":
             return torch.where((da > 0) & (a.abs() <= da), 2.0, 0.0), none
-    raise ValueError(f"it is not known how {word!r} rounds")
+    raise BuildError(f"there is no proof of {word!r} where torch rounds otherwise")
 
 
 def _moved_product(a: Tensor, da: Tensor, b: Tensor, db: Tensor) -> Tensor:

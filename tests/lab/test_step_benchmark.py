@@ -134,7 +134,8 @@ def test_numbers_stay_far_from_overflow_and_denormals(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("short")
 def test_a_kernel_that_cannot_be_had_is_left_out(monkeypatch: pytest.MonkeyPatch):
     """Without a compiler the fused side of optizoo is missing, with the reason, and the rest is measured."""
-    monkeypatch.setattr("optizoo.backends.fused.unavailable", lambda *_: "no compiler was found")
+    for question in ("unavailable", "obstacle"):
+        monkeypatch.setattr(f"optizoo.backends.fused.{question}", lambda *_, **__: "no compiler was found")
     (cell,) = run(optimizers=["sgd"], workloads={"tiny": TINY["tiny"]})["cells"]
     assert "no compiler was found" in cell["left_out"]["optizoo fused"]
     assert "no compiler was found" in cell["explain"]
