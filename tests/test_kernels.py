@@ -21,7 +21,7 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo import rules
-from optizoo.backends import build, emit_c, finite, fused, plan, proof
+from optizoo.backends import build, emit_c, finite, fused, proof, reader
 from optizoo.backends.trace import Operation, Program, trace
 from tests.zoo import parameters, run
 
@@ -65,14 +65,14 @@ class World:
         self._monkeypatch.setattr(build, "_plain", set())
         self._monkeypatch.setattr(fused, "_kernels", {})
         finite._kernel.cache_clear()
-        plan._library.cache_clear()
+        reader.reader.cache_clear()
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     yield World(tmp_path, monkeypatch)
     finite._kernel.cache_clear()
-    plan._library.cache_clear()
+    reader.reader.cache_clear()
 
 
 def trained(steps: int = 6, **options: Any) -> tuple[list[Parameter], str]:
@@ -333,7 +333,7 @@ def not_permitted(path: str | None, *_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(("obstruct", "reason"), OBSTRUCTED.values(), ids=list(OBSTRUCTED))
 def test_where_there_is(world, monkeypatch, by_lists, obstruct, reason):
     """The reason is told, the compiler called at most once, and lists go on."""
-    fused._parallel()
+    fused.parallel()
     with monkeypatch.context() as patch:
         obstruct(patch)
         params, said = trained()

@@ -106,7 +106,7 @@ class Call(NamedTuple):
 
     program: Program
     scalars: tuple[Any, ...]
-    inputs: list[Sequence[Tensor]]
+    inputs: Sequence[Sequence[Tensor]]
     made: dict[str, list[Tensor]]
 
     @property

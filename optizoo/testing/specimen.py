@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optizoo.testing.pairwise import Options, Table, level, pairwise, product
+from optizoo.zoo import optimizer_class
 
 if TYPE_CHECKING:
     from optizoo.testing.mutants import Mutant
