@@ -795,6 +795,37 @@ def test_a_proof_leaves_the_device_alone():
     assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
+def rows_of_scalars(device: str) -> None:
+    """Update seven tensors with three rows, of which some are tensors; hold them against launches of one row each."""
+    for case, dtype in (("adamw", torch.float32), ("sgd", torch.float64), ("rmsprop", torch.float16)):
+        rule, states, options = RULES[case]
+        traced = [trace(rule, states, **{**options, "lr": lr}) for lr in (0.01, 0.25, 0.5)]
+        program, rows = traced[0][0], [0, 2, 1, 0, 2, 2, 1]
+        generator = torch.Generator().manual_seed(0)
+        columns = {
+            name: [torch.rand(n, generator=generator).to(device, dtype) for n in (1, 5, 1024, 0, 1030, 7, 64)]
+            for name in program.inputs
+        }
+        alone, together, on_device = (copied(columns) for _ in range(3))
+        for place, row in enumerate(rows):
+            own = {name: [column[place]] for name, column in alone.items()}
+            launched(program, traced[row][1], own)
+        launched(program, [scalars for _, scalars in traced], together, rows=rows)
+        mixed = [[torch.tensor(scalar, device=device) for scalar in traced[0][1]], traced[1][1], traced[2][1]]
+        launched(program, mixed, on_device, rows=rows)
+        for name in columns:
+            assert all(torch.equal(a, b) for a, b in zip(alone[name], together[name], strict=True))
+            if dtype == torch.float32:  # a tensor is a float32 here
+                assert all(torch.equal(a, b) for a, b in zip(alone[name], on_device[name], strict=True))
+        fused_cuda.prove(program, traced[0][1], columns["param"][0], columns["grad"][0], in_rows=True)
+
+
+@needs_triton
+def test_every_tensor_has_its_row_of_scalars(check):
+    """Tensors of several groups share a launch, each with the scalars of its own; that kernel proves itself too."""
+    check(rows_of_scalars)
+
+
 @pytest.mark.gpu
 @needs_triton
 def test_more_than_two_to_the_31_elements():

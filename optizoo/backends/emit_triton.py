@@ -77,7 +77,7 @@ def update({arguments}):
 def optizoo_update({parameters}):
     block = blocks + 2 * tl.program_id(0)
     row = table + {width} * tl.load(block).to(tl.int64)
-    start = tl.load(block + 1).to(tl.int64) * BLOCK
+{numbers}    start = tl.load(block + 1).to(tl.int64) * BLOCK
     count = tl.load(row) - start
 {prologue}    if count >= BLOCK:
         update({full})
@@ -93,6 +93,7 @@ def source(
     *,
     homes: Sequence[int],
     on_device: Sequence[int] = (),
+    in_rows: bool = False,
     unscale: bool = False,
     found_inf: bool = False,
 ) -> str:
@@ -100,9 +101,11 @@ def source(
 
     The kernel is ``optizoo_update(table, blocks, s0, s1, ..., [scale], [found_inf], ALIGNED, BLOCK)``:
 
-    * ``table`` has a row of int64 for every tensor: its number of elements, then a pointer for every column;
+    * ``table`` has a row of int64 for every tensor: its number of elements, then a pointer for every column, and last
+      the number of its row of scalars;
     * ``blocks`` has a pair of int32 for every program of the launch: the tensor, and which block of it;
-    * the scalars follow, each a float or a pointer to one: a kernel does not depend on their values;
+    * the scalars follow, each a float or a pointer to one: a kernel does not depend on their values; or one pointer to
+      rows of them, of the type in which is computed;
     * ``scale`` and ``found_inf`` are pointers to one float;
     * ``ALIGNED`` promises that all pointers of the table are multiples of 16, which makes the accesses wide.
 
@@ -113,6 +116,7 @@ def source(
         homes: For every output of the program the column that it is written to: the inputs are the first columns, and
             new tensors follow them.
         on_device: The scalars that the kernel reads from memory.
+        in_rows: It reads all of them from rows, of which every tensor has one.
         unscale: The gradient is divided by the value at ``scale`` when it is read.
         found_inf: Nothing is written where the value at ``found_inf`` is not zero.
     """
@@ -124,9 +128,9 @@ def source(
     values = ["row", "start", "count", *scalars, *(["scale"] if unscale else [])]
     body = _body(program, [elements.get(column, element) for column in range(columns)], real, homes, unscale)
 
-    parameters = ["table", "blocks"]
-    prologue = []
-    for index, name in enumerate(scalars):
+    parameters = ["table", "blocks", *(["scalars"] if in_rows else [])]
+    prologue = [f"{name} = tl.load(numbers + {index})" for index, name in enumerate(scalars) if in_rows]
+    for index, name in enumerate(scalars if not in_rows else ()):
         # The annotation fixes the type of a number, which Triton would else pass as float32 at most.
         parameters.append(name if index in on_device else f"{name}: {real}")
         value = f"tl.load({name}).to({real})" if index in on_device else f"tl.full((), {name}, {real})"
@@ -145,7 +149,8 @@ def source(
         # One compilation serves all addresses and numbers.
         unspecialized=", ".join(repr(name.partition(":")[0]) for name in parameters),
         parameters=", ".join([*parameters, "ALIGNED: tl.constexpr", "BLOCK: tl.constexpr"]),
-        width=columns + 1,
+        width=columns + 2,
+        numbers=f"    numbers = scalars + {count} * tl.load(row + {columns + 1})\n" if in_rows else "",
         prologue="".join(f"    {line}\n" for line in prologue),
         full=f"{call}, MASKED=False, ALIGNED=ALIGNED, BLOCK=BLOCK",
         partial=f"{call}, MASKED=True, ALIGNED=ALIGNED, BLOCK=BLOCK",

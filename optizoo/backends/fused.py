@@ -154,6 +154,11 @@ def run(
     Raises:
         BuildError: The kernel cannot be built here.
     """
+    if len(calls) > 1 and calls[0].inputs[0][0].is_cuda and not _shares_launch(calls[0], grad_scale, found_inf):
+        for index, call in enumerate(calls):
+            own = None if memory is None else memory.setdefault(index, {})
+            run([call], grad_scale=grad_scale, found_inf=found_inf, memory=own)
+        return
     program, made = calls[0].program, calls[0].made
     inputs = [list(itertools.chain(*columns)) for columns in zip(*(call.inputs for call in calls), strict=True)]
     fresh = {name: list(itertools.chain(*(call.made[name] for call in calls))) for name in made}
@@ -163,7 +168,11 @@ def run(
         homes = {**dict(zip(program.inputs, inputs, strict=True)), **fresh}
         outputs = [homes[name] for name, _ in program.outputs]
         scaling = {"grad_scale": grad_scale, "found_inf": found_inf}
-        fused_cuda.launch(program, calls[0].scalars, inputs, outputs, **scaling, memory=memory)
+        scalars = [call.scalars for call in calls]
+        if len(calls) == 1:
+            fused_cuda.launch(program, scalars[0], inputs, outputs, **scaling, memory=memory)
+        else:
+            fused_cuda.launch(program, scalars, inputs, outputs, rows, **scaling, memory=memory)
     else:
         kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
         scale = () if grad_scale is None else (float(grad_scale),)
@@ -172,6 +181,17 @@ def run(
             launch.put(row, (*call.scalars, *scale))
         launch.run()
     torch.autograd.graph.increment_version(params)
+
+
+def _shares_launch(call: Call, grad_scale: Any, found_inf: Any) -> bool:
+    """Return whether the kernel that reads rows of scalars serves on a GPU; it is another than that of a single row."""
+    param, grad = call.inputs[0][0], call.inputs[1][0]
+    options = {"unscale": grad_scale is not None, "found_inf": found_inf is not None}
+    try:
+        fused_cuda.prove(call.program, call.scalars, param, grad, in_rows=True, **options)
+    except BuildError:
+        return False
+    return True
 
 
 def update(

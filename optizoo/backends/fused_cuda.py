@@ -7,6 +7,7 @@ the same kernels on tensors of the CPU: slow, and meant for tests.
 import hashlib
 import importlib.util
 import linecache
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -36,6 +37,7 @@ def launch(
     scalars: Sequence[Any],
     inputs: Sequence[Sequence[Tensor]],
     outputs: Sequence[Sequence[Tensor]],
+    rows: Sequence[int] | None = None,
     *,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
@@ -49,11 +51,12 @@ def launch(
 
     Args:
         program: What to compute.
-        scalars: Its scalars: numbers, or 0-dim tensors, which are read on the device.
+        scalars: Its scalars: numbers, or 0-dim tensors, which are read on the device; or a sequence of such rows.
         inputs: For every input of the program a list of tensors. Those of one list share their dtype, and the lists of
             the parameter and the states share one. Tensors at one place of the lists share shape and strides and fill
             their memory without gaps or overlap.
         outputs: For every output of the program the tensors to write: those of the input of its name, or new ones.
+        rows: For every tensor of a list its row of the scalars; without it they are one row, which all have.
         grad_scale: One float32 by which gradients are divided as they are read.
         found_inf: One float32; where it is not zero nothing is written.
         memory: Kept by the caller between the launches of a bucket: what is already on the device. Needed in a capture.
@@ -63,15 +66,50 @@ def launch(
     """
     device = inputs[0][0].device
     homes, columns = _homes(program, inputs, outputs)
-    tables = _tables(columns, device, memory)
+    if memory is None:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("launch in a CUDA graph needs `memory`, which the replays read; pass a dict and keep it")
+        memory = {}
+    tables = _tables(columns, device, memory, rows)
     if not tables.programs:
         return
-    values = [_argument(scalar, device) for scalar in scalars]
-    types = tuple(value.dtype if isinstance(value, Tensor) else None for value in values)
+    types: Kinds = IN_ROWS
+    if rows is None:
+        values = [_argument(scalar, device) for scalar in scalars]
+        types = tuple(value.dtype if isinstance(value, Tensor) else None for value in values)
+    else:
+        values = [_in_rows(scalars, inputs[0][0], memory)]
     options = {"unscale": grad_scale is not None, "found_inf": found_inf is not None}
     kernel = kernel_for(program, inputs[0][0].dtype, inputs[1][0].dtype, homes, types, **options)
     extras = [extra for extra in (grad_scale, found_inf) if extra is not None]
     kernel.run(device, tables, [*values, *extras])
+
+
+IN_ROWS = "in rows"
+"""The kind of scalars that lie in memory, a row for every tensor."""
+
+Kinds = tuple[torch.dtype | None, ...] | str
+"""For every scalar its type if it is a tensor, and ``None`` if it is a number; or :data:`IN_ROWS`."""
+
+
+def _in_rows(rows: Sequence[Sequence[Any]], param: Tensor, memory: dict[str, Any]) -> Tensor:
+    """Return rows of scalars in the memory of the device of a parameter, in the type in which is computed there."""
+    device, real = param.device, torch.promote_types(param.dtype, torch.float32)
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    scalars = [_argument(scalar, device) for row in rows for scalar in row]
+    if not capturing and not any(isinstance(scalar, Tensor) for scalar in scalars):
+        host = _pinned((len(scalars),), real, device)
+        return host.copy_(torch.tensor(scalars, dtype=torch.float64, device="cpu")).to(device, non_blocking=True)
+    where: dict[str, Any] = {"dtype": real, "device": device}
+    table = torch.stack(
+        [
+            scalar.to(real).reshape(()) if isinstance(scalar, Tensor) else torch.full((), scalar, **where)
+            for scalar in scalars
+        ]
+    )
+    if capturing:
+        memory.setdefault("captured", []).append(table)
+    return table
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -169,7 +207,7 @@ def kernel_for(
     dtype: torch.dtype,
     grad_dtype: torch.dtype,
     homes: tuple[int, ...],
-    scalar_types: tuple[torch.dtype | None, ...],
+    scalar_types: Kinds,
     *,
     unscale: bool = False,
     found_inf: bool = False,
@@ -193,17 +231,19 @@ def _text(
     dtype: torch.dtype,
     grad_dtype: torch.dtype,
     homes: tuple[int, ...],
-    scalar_types: tuple[torch.dtype | None, ...],
+    scalar_types: Kinds,
     *,
     unscale: bool,
     found_inf: bool,
 ) -> str:
+    in_rows = isinstance(scalar_types, str)
     return emit_triton.source(
         program,
         str(dtype).removeprefix("torch."),
         str(grad_dtype).removeprefix("torch."),
         homes=homes,
-        on_device=[index for index, kind in enumerate(scalar_types) if kind is not None],
+        on_device=() if in_rows else [index for index, kind in enumerate(scalar_types) if kind is not None],
+        in_rows=in_rows,
         unscale=unscale,
         found_inf=found_inf,
     )
@@ -220,6 +260,7 @@ def prove(
     param: Tensor,
     grad: Tensor,
     *,
+    in_rows: bool = False,
     unscale: bool = False,
     found_inf: bool = False,
 ) -> None:
@@ -230,6 +271,7 @@ def prove(
         scalars: As for the launch; their values do not matter.
         param: One of the parameters.
         grad: Its gradient.
+        in_rows: Every tensor has a row of scalars.
         unscale: It takes ``grad_scale``.
         found_inf: It takes ``found_inf``.
 
@@ -237,7 +279,10 @@ def prove(
         BuildError: It cannot be built, or does not pass. That is found out once in a process.
     """
     device = param.device
-    kinds = tuple(kind.dtype if isinstance(kind := _argument(scalar, device), Tensor) else None for scalar in scalars)
+    kinds: Kinds = IN_ROWS
+    if not in_rows:
+        arguments = [_argument(scalar, device) for scalar in scalars]
+        kinds = tuple(each.dtype if isinstance(each, Tensor) else None for each in arguments)
     key = program, param.dtype, grad.dtype, kinds, unscale, found_inf, device
     if key not in _verdicts:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -251,7 +296,7 @@ def _verdict(
     program: Program,
     dtype: torch.dtype,
     grad_dtype: torch.dtype,
-    kinds: tuple[torch.dtype | None, ...],
+    kinds: Kinds,
     device: torch.device,
     **options: bool,
 ) -> str | None:
@@ -274,7 +319,7 @@ def _verdict(
             unscale=options["unscale"],
             device=device,
             lengths=(BLOCK, BLOCK + 1),
-            kinds=kinds,
+            kinds=() if isinstance(kinds, str) else kinds,
         )
 
     try:
@@ -296,24 +341,30 @@ def _launches(
     columns: list[list[Tensor]],
     homes: Sequence[int],
     numbers: list[float],
-    kinds: Sequence[torch.dtype | None],
+    kinds: Kinds,
     device: torch.device,
     *,
     unscale: bool,
     found_inf: bool,
 ) -> Iterator[tuple[str, bool]]:
     """Launch in every way that there is, for a proof."""
-    scalars = [
-        number if kind is None else torch.tensor(number, dtype=kind, device=device)
-        for number, kind in zip(numbers, kinds, strict=False)  # behind them stands the scale
-    ]
+    rows = None
+    if isinstance(kinds, str):
+        own = numbers[: len(numbers) - unscale]
+        scalars: list[Any] = [[math.nan] * len(own), own]
+        rows = [1] * len(columns[0])  # the first row is nobody's
+    else:
+        scalars = [
+            number if kind is None else torch.tensor(number, dtype=kind, device=device)
+            for number, kind in zip(numbers, kinds, strict=False)  # behind them stands the scale
+        ]
     scale = torch.tensor(numbers[-1], dtype=torch.float32, device=device) if unscale else None
     flag = torch.zeros((), dtype=torch.float32, device=device) if found_inf else None
     inputs, outputs = columns[: len(program.inputs)], [columns[home] for home in homes]
     memory: dict[str, Any] = {}
 
     def repeated() -> None:
-        launch(program, scalars, inputs, outputs, grad_scale=scale, found_inf=flag, memory=memory)
+        launch(program, scalars, inputs, outputs, rows, grad_scale=scale, found_inf=flag, memory=memory)
 
     for way in ("first launch", "second launch"):
         repeated()
@@ -382,7 +433,8 @@ class Tables(NamedTuple):
         device: Where they are.
         lengths: Number of elements of every tensor of a column.
         pointers: Addresses of all tensors, column by column.
-        table: For every tensor its number of elements and its address in each column.
+        rows: For every tensor its row of scalars.
+        table: For every tensor its number of elements, its address in each column, and its row of scalars.
         blocks: For every program of a launch the tensor, and which block of it.
         programs: Number of programs.
         aligned: Whether all addresses are multiples of 16.
@@ -392,6 +444,7 @@ class Tables(NamedTuple):
     device: torch.device
     lengths: list[int]
     pointers: list[int]
+    rows: list[int]
     table: Tensor
     blocks: Tensor
     programs: int
@@ -399,18 +452,18 @@ class Tables(NamedTuple):
     hosts: list[Tensor]
 
 
-def _tables(columns: Sequence[Sequence[Tensor]], device: torch.device, memory: dict[str, Any] | None) -> Tables:
+def _tables(
+    columns: Sequence[Sequence[Tensor]], device: torch.device, memory: dict[str, Any], rows: Sequence[int] | None
+) -> Tables:
     """Return the tables of ``columns``; nothing is copied to the device while tensors stay where they are."""
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if memory is None:
-        if capturing:
-            raise RuntimeError("launch in a CUDA graph needs `memory`, which the replays read; pass a dict and keep it")
-        memory = {}
+    own_rows = [0] * len(columns[0]) if rows is None else [*rows]
     lengths = [tensor.numel() for tensor in columns[0]]
     pointers = [tensor.data_ptr() for column in columns for tensor in column]
     tables: Tables | None = memory.get("tables")
-    if tables is None or tables.pointers != pointers or tables.lengths != lengths or tables.device != device:
-        tables = _made(lengths, pointers, device, tables, memory)
+    known = tables is not None and tables.device == device and tables.lengths == lengths and tables.rows == own_rows
+    if tables is None or not known or tables.pointers != pointers:
+        tables = _made(lengths, pointers, own_rows, device, tables, memory)
         if not capturing:  # captured copies are made at the replay: a launch outside must not rely on them
             memory["tables"] = tables
     if capturing:
@@ -421,24 +474,28 @@ def _tables(columns: Sequence[Sequence[Tensor]], device: torch.device, memory: d
 
 
 def _made(
-    lengths: list[int], pointers: list[int], device: torch.device, known: Tables | None, memory: dict[str, Any]
+    lengths: list[int],
+    pointers: list[int],
+    own_rows: list[int],
+    device: torch.device,
+    known: Tables | None,
+    memory: dict[str, Any],
 ) -> Tables:
     """Return new tables, of which the blocks are those of the ``known`` ones while no length has changed."""
-    rows = torch.empty((len(lengths), 1 + len(pointers) // len(lengths)), dtype=torch.int64, device="cpu")
-    rows[:, 0] = torch.tensor(lengths, dtype=torch.int64, device="cpu")
-    rows[:, 1:] = torch.tensor(pointers, dtype=torch.int64, device="cpu").view(-1, len(lengths)).t()
-    aligned = not bool((rows[:, 1:] & 15).any())
+    rows = torch.tensor([*lengths, *pointers, *own_rows], dtype=torch.int64, device="cpu").view(-1, len(lengths)).t()
+    aligned = not bool((rows[:, 1:-1] & 15).any())
     # Memory cannot be pinned in a capture, so some was set aside before it.
     host = memory.pop("spare", None)
     if host is None or host.shape != rows.shape:
         host = _pinned(rows.shape, rows.dtype, device)
     table = host.copy_(rows).to(device, non_blocking=True)
     if known is not None and known.lengths == lengths and known.device == device:
-        return Tables(device, lengths, pointers, table, known.blocks, known.programs, aligned, [host, *known.hosts[1:]])
+        hosts = [host, *known.hosts[1:]]
+        return Tables(device, lengths, pointers, own_rows, table, known.blocks, known.programs, aligned, hosts)
     blocks = _blocks(rows[:, 0])
     host_blocks = _pinned(blocks.shape, blocks.dtype, device).copy_(blocks)
     moved = host_blocks.to(device, non_blocking=True)
-    return Tables(device, lengths, pointers, table, moved, len(blocks), aligned, [host, host_blocks])
+    return Tables(device, lengths, pointers, own_rows, table, moved, len(blocks), aligned, [host, host_blocks])
 
 
 def _blocks(lengths: Tensor) -> Tensor:
