@@ -264,6 +264,18 @@ class _Judge:
     def look(self, number: int, param: Tensor, place: int, analytic: float) -> _Element:
         index = unravelled(place, param.shape)
         step = self.step * max(1.0, abs(param.detach()[index].item()))
+        found = self._judged(number, param, place, analytic, step)
+        if found.error > HAPPY or found.undecided:
+            # The loss may be rounded more coarsely than its size tells, as where small differences are normalised.
+            usual, here = self.probe.noise, 4 * self.probe.noise_at(param, place, step)
+            if here > usual:
+                self.probe.noise = here
+                found = self._judged(number, param, place, analytic, step)
+                self.probe.noise = usual
+        return found
+
+    def _judged(self, number: int, param: Tensor, place: int, analytic: float, step: float) -> _Element:
+        index = unravelled(place, param.shape)
         first = self.probe.slopes(param, place, step, self.loss)
         known = resolve(self.probe, param, place, analytic, step, self.loss, first=first)
         nearest, error = known.nearest(analytic), known.error(analytic)
