@@ -36,7 +36,7 @@ except ImportError as error:  # the module is private, and needs expecttest
 finally:
     torch.backends.__allow_nonbracketed_mutation_flag = _global_flags  # which the import takes from all
 
-SERVED = [info for info in optim_db if hasattr(optizoo, info.name)]
+SERVED = [info for info in optim_db if info.name in optizoo.zoo.classes()]
 KINDS = [pytest.param(info, id=info.name) for info in SERVED]
 INPUTS = [
     pytest.param(info, case.kwargs, id=f"{info.name}-{case.desc}".replace(" ", "_"))
