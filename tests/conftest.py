@@ -1,6 +1,7 @@
 """Options and markers that every test shares."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
     beyond = []
     for _, group in itertools.groupby(sorted(thin, key=_test), _test):
         cases = [*group]
-        rows = _ranks([case.callspec.indices for case in cases])  # pyright: ignore[reportAttributeAccessIssue]
+        rows = _ranks([case.callspec.params for case in cases])  # pyright: ignore[reportAttributeAccessIssue]
         mark = cases[0].get_closest_marker("thin")
         every = mark.kwargs.get("every", 1) if mark else 1
         longest, *others = sorted(rows[0], key=lambda name: -max(row[name] for row in rows))
@@ -62,9 +63,16 @@ def _test(item: pytest.Item) -> str:
     return item.nodeid.partition("[")[0]
 
 
-def _ranks(rows: list[dict[str, int]]) -> list[dict[str, int]]:
-    """Count the values of each parameter from 0 without gaps; of parameters that move together, keep the first."""
-    columns = {name: tuple(row[name] for row in rows) for name in rows[0]}
-    distinct = {column: name for name, column in reversed(columns.items())}
-    ranks = {name: {value: rank for rank, value in enumerate(sorted(set(column)))} for column, name in distinct.items()}
-    return [{name: rank[row[name]] for name, rank in ranks.items()} for row in rows]
+def _ranks(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
+    """Number the values of each parameter, in their order; leave out what another parameter says already."""
+    numbers: dict[str, dict[int, int]] = {name: {} for name in rows[0]}
+    ranks = [
+        {name: numbers[name].setdefault(id(value), len(numbers[name])) for name, value in row.items()} for row in rows
+    ]
+    free = [*rows[0]]
+    for name in rows[0]:
+        if any(
+            len({(rank[name], rank[other]) for rank in ranks}) == len(numbers[other]) for other in free if other != name
+        ):
+            free.remove(name)
+    return [{name: rank[name] for name in free} for rank in ranks]

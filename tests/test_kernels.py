@@ -825,6 +825,7 @@ def test_compilers_do_not_warn(compiler, types, tmp_path):
 
 
 @needs_compiler
+@pytest.mark.thin
 @pytest.mark.parametrize("flags", ["", "-mno-fma"], ids=["native", "without fma"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_right_compilers_pass(world, monkeypatch, compiler, flags):
