@@ -335,6 +335,7 @@ EXCHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [None, True], ids=["fused", "foreach"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.__name__)

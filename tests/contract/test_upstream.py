@@ -99,6 +99,7 @@ def assert_equal_optimizers(one: Any, two: Any) -> None:
             assert torch.equal(torch.as_tensor(state[name]), torch.as_tensor(value)), name
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("info", "kwargs"), INPUTS)
 def test_the_namesake(info, kwargs, dtype):
@@ -115,6 +116,7 @@ def test_the_namesake(info, kwargs, dtype):
         assert_equal_optimizers(one, two)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize(("info", "kwargs"), INPUTS)
 def test_executions_match_the_loop(info, kwargs, execution):
@@ -201,6 +203,7 @@ def test_goes_the_right_way(info, kwargs):
         assert after > before if kwargs.get("maximize") else after < before
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("shape", [(), (1,)], ids=["0-dim", "1-dim"])
 @pytest.mark.parametrize(("info", "kwargs"), INPUTS)
 def test_tensor_lr(info, kwargs, shape):
