@@ -93,6 +93,7 @@ def test_equal_to_python_floats(name, options):
     assert path == pytest.approx(on_floats(name, options, grads), rel=1e-12, abs=1e-13)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
 def test_complex_parameters(name, options, foreach):
