@@ -53,7 +53,8 @@ def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
             kept = pairwise(kept)
         elif others:
             count = 1 + max(row[others[0]] for row in rows)
-            kept = [row for row in kept if row[longest] // every % count == row[others[0]]]
+            turns = {rank: index + index // count for index, rank in enumerate(sorted({row[longest] for row in kept}))}
+            kept = [row for row in kept if turns[row[longest]] % count == row[others[0]]]
         beyond += [case for case, row in zip(cases, rows, strict=True) if row not in kept]
     return beyond
 
