@@ -333,9 +333,9 @@ EXCHANGES = [
     cleared_state, ordered_store, copied_states, states_moved_by_data, counter_written, counter_of_one, counter_set,
     counter_replaced, own_keys, rate, rate_of_zero, whole_rate, numpy_rate, single_rate, half_rate, tensor_rate,
     tensor_rate_filled, decay, no_decay, momenta, momentum_off, list_betas, list_betas_written, turned, proximal, mode,
-    independent_schedule, backend, skipping, grads_gone, grads_written, grads_turned, grads_negated, grads_without_memory,
-    params_negated, states_negated, params_moved, params_swapped,
-    optimizer_copied_back, groups_added, frozen,
+    independent_schedule, backend, skipping, grads_gone, grads_written, grads_turned, grads_negated,
+    grads_without_memory, params_negated, states_negated, params_moved, params_swapped, optimizer_copied_back,
+    groups_added, frozen,
 ]  # fmt: skip
 
 
