@@ -360,13 +360,19 @@ def _bench_step(options: argparse.Namespace) -> int:
 
     optimizers = _chosen("--optimizer", options.optimizer, [*filter(has_torch_twin, list_optimizers())])
     workloads = _chosen("--workload", options.workload, bench.WORKLOADS)
+    chosen = {name: bench.WORKLOADS[name] for name in workloads or bench.WORKLOADS}
+    if not any(each.serves(name) for each in chosen.values() for name in optimizers or bench.OPTIMIZERS):
+        raise UsageError(
+            f"--workload {' '.join(chosen)} has sparse gradients, which {' and '.join(optimizers)} cannot take; "
+            f"--optimizer may be {', '.join(bench.SPARSE)}"
+        )
     device = _device(options.device)
     _check_file(options.json)
     if options.json is not None:
         options.how_to_go_on = f": {options.json} has the cells that were finished"
     record = bench.step_benchmark(
         optimizers=optimizers or bench.OPTIMIZERS,
-        workloads={name: bench.WORKLOADS[name] for name in workloads or bench.WORKLOADS},
+        workloads=chosen,
         repeats=options.repeats,
         threads=options.threads,
         device=device,

@@ -386,6 +386,11 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
         pytest.param(["verify", "--json", "."], "it is a folder; give a file in it", id="verify-json-folder"),
         pytest.param(["bench", "step", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="bench-device"),
         pytest.param(["bench", "step", "--workload", "linea"], "did you mean 'linear'?", id="bench-workload"),
+        pytest.param(
+            ["bench", "step", "--workload", "sparse", "--optimizer", "adam"],
+            "--workload sparse has sparse gradients, which adam cannot take",
+            id="bench-sparse",
+        ),
         pytest.param(["bench", "step", "--optimizer", "adamm"], "did you mean 'adam'?", id="bench-optimizer"),
         pytest.param(["bench", "epoch", "--model", "two-layer"], "did you mean 'two_layer'?", id="bench-model"),
         pytest.param(["bench", "step", "--json", "no/s.json"], "make its folder no first", id="bench-step-json"),

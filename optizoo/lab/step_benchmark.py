@@ -5,13 +5,18 @@ so that a busy machine slows all alike and none is always first. They share para
 that no side has the luckier addresses; only the counters of the steps are their own. Gradients stay the same tensors
 from step to step, as they do in training with ``zero_grad(set_to_none=False)``. All numbers lie far from overflow and
 from denormals, and the learning rate is so small that they stay there.
+
+Where options move, new ones are written into the param group before each step. That is timed with the step, on every
+side alike: well under a microsecond, where a scheduler would cost more than the step.
 """
 
 import gc
 import itertools
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +50,33 @@ REPEAT_SECONDS = 0.05
 COPY_BYTES = 1 << 28
 
 
+SPARSE = ("sgd", "momentum", "adagrad")
+"""The optimizers that take sparse gradients."""
+
+
 # Workloads -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Parameters, and how a step finds them.
+
+    Attributes:
+        shapes: Of the parameters.
+        groups: Param groups that they lie in, in equal parts; of several each has its own lr and weight decay.
+        moving: Whether lr and momentum (or the first beta) are others at every step, as in one cycle of a schedule.
+        batch: Rows of each parameter that have a gradient, which is sparse; 0 where gradients are dense. It is
+            coalesced, because a momentum would grow with every step otherwise.
+    """
+
+    shapes: Shapes
+    groups: int = 1
+    moving: bool = False
+    batch: int = 0
+
+    def serves(self, optimizer: str) -> bool:
+        """Return whether an optimizer takes the gradients."""
+        return not self.batch or optimizer in SPARSE
 
 
 def mlp(*widths: int) -> list[tuple[int, ...]]:
@@ -82,29 +113,33 @@ def gpt2_small() -> list[tuple[int, ...]]:
     return [(50257, width), (1024, width), *block * 12, *norm]
 
 
-WORKLOADS: Mapping[str, Shapes] = {
-    "linear": mlp(3072, 10),
-    "two-layer": mlp(3072, 512, 10),
-    "ResNet-50": resnet50(),
-    "GPT-2-small": gpt2_small(),
-    "32M": [(1 << 25,)],
-    "1000x64": [(64,)] * 1000,
+WORKLOADS: Mapping[str, Workload] = {
+    "linear": Workload(mlp(3072, 10)),
+    "two-layer": Workload(mlp(3072, 512, 10)),
+    "ResNet-50": Workload(resnet50()),
+    "GPT-2-small": Workload(gpt2_small()),
+    "32M": Workload([(1 << 25,)]),
+    "1000x64": Workload([(64,)] * 1000),
+    "groups": Workload([(256,)] * 4 * 64, groups=64),
+    "one-cycle": Workload([(1000,)] * 60, moving=True),
+    "sparse": Workload([(1_000_000, 64)], batch=128),
 }
 
 
 # What is required ----------------------------------------------------------------------------------------------------
 
-REQUIRED: Mapping[str, Mapping[str, float]] = {
+REQUIRED: Mapping[str, Mapping[str, float | None]] = {
     optimizer: dict(zip(WORKLOADS, ratios, strict=True))
     for optimizer, ratios in {
-        "sgd": (1.0, 1.0, 1.0, 1.0, 0.97, 3.0),
-        "momentum": (1.1, 1.1, 1.0, 1.0, 0.97, 8.0),
-        "rmsprop": (3.5, 3.5, 2.5, 3.0, 3.5, 20.0),
-        "adam": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0),
-        "adamw": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0),
+        "sgd": (1.0, 1.0, 1.0, 1.0, 0.97, 3.0, 15.0, 3.0, 0.9),
+        "momentum": (1.1, 1.1, 1.0, 1.0, 0.97, 8.0, 15.0, 3.0, 0.9),
+        "rmsprop": (3.5, 3.5, 2.5, 3.0, 3.5, 20.0, 15.0, 3.0, None),
+        "adam": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0, 15.0, 3.0, None),
+        "adamw": (1.8, 1.1, 1.0, 1.0, 0.97, 12.0, 15.0, 3.0, None),
     }.items()
 }
-"""The least ratio of torch's fastest to optizoo's default, on a CPU with two threads, in float32."""
+"""The least ratio of torch's fastest to optizoo's default, on a CPU with two threads, in float32; ``None`` where the
+optimizer does not take the gradients."""
 
 REQUIRED_FOREACH = 1 / 1.05
 REQUIRED_OF_COPY = 0.9
@@ -120,11 +155,12 @@ def required(optimizer: str, workload: str, *, device: str, dtype: str, threads:
     >>> required("adam", "linear", device="cuda", dtype="float32", threads=2)
     1.0
     """
-    if dtype != "float32" or optimizer not in REQUIRED or workload not in REQUIRED[optimizer]:
+    least = REQUIRED.get(optimizer, {}).get(workload)
+    if dtype != "float32" or least is None:
         return None
     if device == "cuda":
-        return 2.0 if optimizer == "rmsprop" else 1.0
-    return REQUIRED[optimizer][workload] if (device, threads) == ("cpu", 2) else None
+        return 2.0 if optimizer == "rmsprop" else min(1.0, least) if WORKLOADS[workload].batch else 1.0
+    return least if (device, threads) == ("cpu", 2) else None
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------
@@ -133,7 +169,7 @@ def required(optimizer: str, workload: str, *, device: str, dtype: str, threads:
 def step_benchmark(
     *,
     optimizers: Iterable[str] = OPTIMIZERS,
-    workloads: Mapping[str, Shapes] = WORKLOADS,
+    workloads: Mapping[str, Workload] = WORKLOADS,
     repeats: int = 9,
     threads: int | None = None,
     device: torch.device | str = "cpu",
@@ -146,7 +182,7 @@ def step_benchmark(
 
     Args:
         optimizers: Names that have a twin in ``torch.optim``.
-        workloads: For every name the shapes of the parameters.
+        workloads: What they are stepped on; one with sparse gradients only by those of :data:`SPARSE`.
         repeats: Of every side; each takes about 50 ms, or one step if that takes longer.
         threads: Of torch; ``None`` leaves them as they are.
         device: Where the parameters live.
@@ -159,7 +195,8 @@ def step_benchmark(
         ``{"environment", "device", "dtype", "repeats", "copy_gb_s", "cells"}``; a cell has
 
         * ``optimizer``, ``workload``, ``tensors``, ``parameters``;
-        * ``bytes``: what a step must move, each parameter and state read and written and each gradient read;
+        * ``bytes``: what a step must move, each parameter and state read and written and each gradient read, of
+          all elements that have one;
         * ``explain``: which backend optizoo chose by default, and why;
         * ``sides``: for each its median and interquartile range in microseconds, every repeat, and the steps in one;
         * ``left_out``: for every side that cannot run here, why;
@@ -170,8 +207,8 @@ def step_benchmark(
         * ``copy_gb_s``, ``gb_s`` and ``of_copy``: bandwidth of a copy out of the caches, that of optizoo's default, and
           the second to the first. A copy counts what it reads and writes, not that the processor may fetch a line
           before it overwrites it; a step reads all that it writes, so it may come out above a copy;
-        * ``extra_bytes``: in the largest workload, the most memory that a step of optizoo's default held at a time
-          beyond what it found, in bytes per parameter. Torch's allocators are asked.
+        * ``extra_bytes``: in the largest workload of dense gradients, the most memory that a step of optizoo's default
+          held at a time beyond what it found, in bytes per parameter. Torch's allocators are asked.
     """
     before = torch.get_num_threads()
     device = torch.device(device)
@@ -187,18 +224,18 @@ def step_benchmark(
             "cells": [],
         }
         cells = record["cells"]
-        largest = max(workloads, key=lambda name: _elements(workloads[name]), default=None)
-        for workload, shapes in workloads.items():
-            params = _parameters(shapes, device, dtype)
-            for optimizer in optimizers:
+        dense = [name for name, workload in workloads.items() if not workload.batch]
+        largest = max(dense, key=lambda name: _elements(workloads[name].shapes), default=None)
+        total = sum(workload.serves(optimizer) for workload in workloads.values() for optimizer in optimizers)
+        for name, workload in workloads.items():
+            params = _parameters(workload, device, dtype)
+            for optimizer in filter(workload.serves, optimizers):
                 if progress:
-                    number = len(cells) + 1
-                    total = len(workloads) * len(optimizers)
-                    print(f"cell {number} of {total}: {optimizer}, {workload}", file=sys.stderr)
-                cell: dict[str, Any] = {"optimizer": optimizer, "workload": workload}
-                cell |= _cell(optimizer, params, repeats, copy_bytes, memory=workload == largest)
+                    print(f"cell {len(cells) + 1} of {total}: {optimizer}, {name}", file=sys.stderr)
+                cell: dict[str, Any] = {"optimizer": optimizer, "workload": name}
+                cell |= _cell(optimizer, workload, params, repeats, copy_bytes, memory=name == largest)
                 cell["required"] = required(
-                    optimizer, workload, device=device.type, dtype=record["dtype"], threads=torch.get_num_threads()
+                    optimizer, name, device=device.type, dtype=record["dtype"], threads=torch.get_num_threads()
                 )
                 cells.append(cell)
                 record["copy_gb_s"] = statistics.median(cell["copy_gb_s"] for cell in cells)
@@ -215,30 +252,42 @@ def _elements(shapes: Shapes) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def _parameters(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _parameters(workload: Workload, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Return parameters with gradients, of numbers whose squares even float16 holds, none of them near zero."""
     params = []
-    for shape in shapes:
+    for shape in workload.shapes:
         param = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype).uniform_(0.5, 1.5))
-        param.grad = torch.empty_like(param, requires_grad=False).uniform_(0.05, 0.15)
+        rows = (workload.batch, *shape[1:]) if workload.batch else shape
+        grad = torch.empty(rows, device=device, dtype=dtype).uniform_(0.05, 0.15)
+        if workload.batch:
+            indices = torch.randperm(shape[0], device=device)[: workload.batch].sort().values[None]
+            grad = torch.sparse_coo_tensor(indices, grad, shape, is_coalesced=True, check_invariants=False)
+        param.grad = grad
         params.append(param)
     return params
 
 
-def _cell(optimizer: str, params: Sequence[Tensor], repeats: int, copy_bytes: int, *, memory: bool) -> dict[str, Any]:
+def _cell(
+    optimizer: str, workload: Workload, params: Sequence[Tensor], repeats: int, copy_bytes: int, *, memory: bool
+) -> dict[str, Any]:
     made, left_out, shared = {}, {}, {}
     for side, (make, options) in SIDES.items():
         if make is torch_twin and not has_torch_twin(optimizer, **options):
             left_out[side] = f"torch.optim has no {optimizer} with {_named(options)}"
             continue
         try:
-            made[side] = _started(make(optimizer, params, lr=LR, **options), params, shared)
-        except RuntimeError as error:  # a kernel that cannot be had; anything else is a fault
+            each = make(optimizer, _groups(params, workload.groups), lr=LR, **options)
+            _set_apart(each.param_groups)
+            made[side] = _started(each, params, shared)
+        except RuntimeError as error:  # a kernel that cannot be had, or takes no sparse gradient; others are faults
             if "fused" not in options:
                 raise
             left_out[side] = str(error)
     source = torch.ones(max(copy_bytes // 4, 1), device=params[0].device)
-    timers = {side: _timer("step()", step=each.step) for side, each in made.items()}
+    timers = {}
+    for side, each in made.items():
+        moving = {"move": _one_cycle(each.param_groups[0])} if workload.moving else {}
+        timers[side] = _timer("move(); step()" if moving else "step()", step=each.step, **moving)
     timers["copy"] = _timer("target.copy_(source)", target=torch.empty_like(source).zero_(), source=source)
     runs = {name: _runs(timer) for name, timer in timers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
@@ -248,7 +297,7 @@ def _cell(optimizer: str, params: Sequence[Tensor], repeats: int, copy_bytes: in
 
     default = made["optizoo default"]
     states = len(shared[params[0]])
-    moved = sum(param.numel() * param.element_size() for param in params) * (3 + 2 * states)
+    moved = sum(_values(param.grad).numel() * param.element_size() for param in params) * (3 + 2 * states)
     copied = 2 * source.numel() * source.element_size()
     fastest = min(
         (side for side in made if side.startswith("torch")), key=lambda side: statistics.median(seconds[side])
@@ -269,6 +318,38 @@ def _cell(optimizer: str, params: Sequence[Tensor], repeats: int, copy_bytes: in
         "of_copy": moved / copied * _ratio(seconds["copy"], seconds["optizoo default"]),
         "extra_bytes": peak_memory(default.step, params[0].device) / elements if memory else None,
     }
+
+
+def _groups(params: Sequence[Tensor], number: int) -> list[dict[str, Any]]:
+    size = len(params) // number
+    return [{"params": params[start : start + size]} for start in range(0, len(params), size)]
+
+
+def _set_apart(groups: Sequence[dict[str, Any]]) -> None:
+    """Give each of several param groups an lr and, where the optimizer has one, a weight decay of its own."""
+    for index, group in enumerate(groups if len(groups) > 1 else ()):
+        group["lr"] = LR * (1 + index / len(groups))
+        if "weight_decay" in group:
+            group["weight_decay"] = 1e-4 * (1 + index)
+
+
+def _one_cycle(group: dict[str, Any]) -> Callable[[], None]:
+    """Return what writes the next lr of a cycle into a param group, and its momentum or first beta, if it has one."""
+    moves: list[dict[str, Any]] = []
+    for index in range(100):
+        bend = math.sin(math.pi * index / 100)
+        moves.append({"lr": LR * (0.04 + 0.96 * bend)})
+        if group.get("momentum"):
+            moves[-1]["momentum"] = 0.95 - 0.1 * bend
+        elif "betas" in group:
+            moves[-1]["betas"] = (0.95 - 0.1 * bend, *group["betas"][1:])
+    cycle = itertools.cycle(moves)
+    return lambda: group.update(next(cycle))
+
+
+def _values(grad: Tensor | None) -> Tensor:
+    assert grad is not None
+    return grad._values() if grad.is_sparse else grad
 
 
 def _named(options: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 import optizoo
 from optizoo.lab import step_benchmark as bench
 
-TINY = {"tiny": [(3, 4), (5,)], "small": [(7, 3)]}
+TINY = {"tiny": bench.Workload([(3, 4), (5,)]), "small": bench.Workload([(7, 3)])}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_resnet50_has_the_shapes_of_torchvision():
 
     with torch.device("meta"):
         model = resnet50()
-    assert bench.WORKLOADS["ResNet-50"] == [tuple(param.shape) for param in model.parameters()]
+    assert bench.WORKLOADS["ResNet-50"].shapes == [tuple(param.shape) for param in model.parameters()]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,14 @@ def test_resnet50_has_the_shapes_of_torchvision():
         pytest.param("GPT-2-small", 148, 124_439_808, id="GPT-2-small"),
         pytest.param("32M", 1, 2**25, id="32M"),
         pytest.param("1000x64", 1000, 64_000, id="1000x64"),
+        pytest.param("groups", 256, 65_536, id="groups"),
+        pytest.param("one-cycle", 60, 60_000, id="one-cycle"),
+        pytest.param("sparse", 1, 64_000_000, id="sparse"),
     ],
 )
 def test_workloads_have_the_published_size(name: str, tensors: int, parameters: int):
     """Every workload has as many tensors and parameters as the model that it stands for."""
-    shapes = bench.WORKLOADS[name]
+    shapes = bench.WORKLOADS[name].shapes
     assert len(shapes) == tensors
     assert sum(torch.Size(shape).numel() for shape in shapes) == parameters
 
@@ -176,6 +179,97 @@ def test_an_interrupted_run_keeps_its_cells(monkeypatch: pytest.MonkeyPatch, tmp
     assert record["environment"]["threads"] == before + 1
 
 
+# Groups, moving options, sparse gradients ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The optimizers of all sides, as they come to be."""
+    found = []
+
+    def keeping(make: Any) -> Any:
+        return lambda *arguments, **options: found.append(make(*arguments, **options)) or found[-1]
+
+    sides = {name: (keeping(make), options) for name, (make, options) in bench.SIDES.items()}
+    monkeypatch.setattr(bench, "SIDES", sides)
+    return found
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_every_group_has_its_own_options(made: list[Any], optimizer: str):
+    """Groups are equal parts with an lr and a weight decay of their own, the same on all sides."""
+    run(optimizers=[optimizer], workloads={"grouped": bench.Workload([(2, 3)] * 6, groups=3)})
+    assert len(made) == len(bench.SIDES)
+    for each in made:
+        assert [len(group["params"]) for group in each.param_groups] == [2, 2, 2]
+        for option in ("lr", "weight_decay"):
+            values = [group[option] for group in each.param_groups]
+            assert len(set(values)) == 3
+            assert values == [group[option] for group in made[0].param_groups]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moved"),
+    [
+        pytest.param("sgd", {"lr"}, id="sgd"),
+        pytest.param("momentum", {"lr", "momentum"}, id="momentum"),
+        pytest.param("rmsprop", {"lr"}, id="rmsprop"),
+        pytest.param("adamw", {"lr", "betas"}, id="adamw"),
+    ],
+)
+def test_one_cycle_moves_all_that_it_should(optimizer: str, moved: set[str]):
+    """Every write brings a new lr and, where the optimizer has one, a new momentum or first beta, and nothing else."""
+    ours = optizoo.create(optimizer, [torch.ones(1)]).param_groups[0]
+    theirs = bench.torch_twin(optimizer, [torch.ones(1)]).param_groups[0]
+    for group in (ours, theirs):
+        move = bench._one_cycle(group)
+        for _ in range(250):
+            before = dict(group)
+            move()
+            assert {name for name, value in group.items() if value is not before[name]} >= moved
+            assert {name for name, value in group.items() if name != "params" and value != before[name]} == moved
+    assert all(ours[option] == theirs[option] for option in moved)
+
+
+@pytest.mark.usefixtures("short")
+def test_moving_options_move_before_every_step(made: list[Any], monkeypatch: pytest.MonkeyPatch):
+    """What is timed is a write and a step, on all sides alike."""
+    statements = []
+    timer = bench._timer
+    monkeypatch.setattr(bench, "_timer", lambda text, **names: statements.append(text) or timer(text, **names))
+    run(optimizers=["adam"], workloads={"moving": bench.Workload([(3,)], moving=True)})
+    assert statements == ["move(); step()"] * len(made) + ["target.copy_(source)"]
+    assert all(each.param_groups[0]["lr"] != bench.LR for each in made)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # in torch's Adagrad
+def test_sparse_gradients_go_to_those_that_take_them():
+    """Other optimizers have no cell, sides that refuse are left out, and a step moves the rows of the batch alone."""
+    workloads = {"sparse": bench.Workload([(50, 2)], batch=4), **TINY}
+    record = run(optimizers=["adam", "momentum", "adagrad"], workloads=workloads)
+    cells = [cell for cell in record["cells"] if cell["workload"] == "sparse"]
+    assert [cell["optimizer"] for cell in cells] == ["momentum", "adagrad"]
+    assert len(record["cells"]) == 2 + 3 * len(TINY)
+    for cell in cells:
+        assert {*cell["left_out"]} == {"torch fused", "optizoo fused"}
+        assert cell["torch_fastest"] in ("torch loop", "torch foreach")
+        assert cell["bytes"] == 5 * 4 * 2 * 4
+        assert cell["extra_bytes"] is None
+    assert bench.format_ratios(record).splitlines()[-1].split()[:2] == ["adam", "-"]
+    assert bench.format_markdown(record).splitlines()[-1].startswith("| adam | - |")
+
+
+def test_a_sparse_gradient_has_the_rows_of_a_batch():
+    """The gradient is coalesced, of different rows, so that a momentum keeps its size."""
+    (param,) = bench._parameters(bench.Workload([(50, 2)], batch=4), torch.device("cpu"), torch.float32)
+    assert param.grad is not None
+    assert param.grad.is_coalesced()
+    assert param.grad._values().shape == (4, 2)
+    assert len(param.grad.indices()[0].unique()) == 4
+
+
 # Ratios --------------------------------------------------------------------------------------------------------------
 
 SECONDS = {
@@ -270,7 +364,7 @@ def test_peak_memory_is_what_is_held_at_a_time(function, peak: int):
 @pytest.mark.usefixtures("short")
 def test_memory_is_measured_in_the_largest_workload():
     """Every optimizer has its extra memory in one cell; there a fused step needs none."""
-    cells = run(workloads={"small": [(7, 3)], "tiny": [(3, 4), (5,)]})["cells"]
+    cells = run(workloads={"small": TINY["small"], "tiny": TINY["tiny"]})["cells"]
     found = {cell["optimizer"]: cell for cell in cells if cell["extra_bytes"] is not None}
     assert set(found) == set(bench.OPTIMIZERS)
     for cell in found.values():
@@ -290,6 +384,9 @@ def test_memory_is_measured_in_the_largest_workload():
         pytest.param({"device": "cuda", "optimizer": "rmsprop", "threads": 16}, 2.0, id="cuda-rmsprop"),
         pytest.param({"dtype": "bfloat16"}, None, id="other-type"),
         pytest.param({"threads": 1}, None, id="other-threads"),
+        pytest.param({"optimizer": "sgd", "workload": "sparse"}, 0.9, id="sparse"),
+        pytest.param({"optimizer": "sgd", "workload": "sparse", "device": "cuda"}, 0.9, id="cuda-sparse"),
+        pytest.param({"workload": "sparse"}, None, id="takes-no-sparse"),
         pytest.param({"workload": "tiny"}, None, id="other-workload"),
         pytest.param({"optimizer": "lion"}, None, id="other-optimizer"),
     ],
