@@ -84,6 +84,9 @@ class Planner:
         if self._resting:
             self._resting -= 1
             return
+        if any(bucket.backend == "loop" for bucket in buckets):  # a loop is never planned
+            self._last = None
+            return
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
         if done and done == self._last and done != self._refused and all(map(_is_able, buckets)):
             tasks = []
@@ -99,7 +102,7 @@ class Planner:
 
 def _is_able(bucket: Bucket) -> bool:
     plain = bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
-    return plain and bucket.backend != "loop" and _get_current_dispatch_mode() is None
+    return plain and _get_current_dispatch_mode() is None
 
 
 def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
