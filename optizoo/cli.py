@@ -29,6 +29,10 @@ Every value of the config can be set behind its file, by its dotted name:
 
 Values are written as in TOML, where quotes may be left out; several make a list; none stands for "left out".
 """
+VERIFY_EPILOG = """
+By default every pair of option values is tried, in as few combinations as that takes and in 100 steps, with every
+backend and type: a minute or so on two cores. --full tries every combination, in 1000 steps.
+"""
 LAB_EPILOG = """
   optizoo lab list                                        name the experiments
   optizoo lab NAME [--option value ...] [--out DIR]       run one, and make its page
@@ -122,11 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     zoo = command("list", "name the optimizers, one a line")
     zoo.set_defaults(run=_list)
 
-    verify = command("verify", "hold every optimizer against torch.optim on this machine")
+    verify = command("verify", "hold every optimizer against torch.optim on this machine", VERIFY_EPILOG)
     verify.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
     verify.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="types of the parameters")
-    verify.add_argument("--full", action="store_true", help="every combination of options, not only every pair")
-    verify.add_argument("--steps", type=_positive, help="length of the runs (default: 100, with --full 1000)")
+    verify.add_argument("--full", action="store_true", help="every combination of options, in 1000 steps (minutes)")
+    verify.add_argument("--steps", type=_positive, help="length of the runs (default: 100, or 1000 with --full)")
     verify.add_argument("--jobs", type=_positive, help="processes that share the work (default: one a core, at most 4)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
@@ -232,7 +236,7 @@ def _verify(options: argparse.Namespace) -> int:
     extent = (
         "every combination of options" if options.full else "every pair of option values (--full: every combination)"
     )
-    print(f"{extent}; {steps} steps where bits are compared, fewer elsewhere")
+    print(f"{extent}; {steps} steps where bits are compared, up to half as many elsewhere")
     if options.json is not None:
         record = matrix.as_json(results, device, jobs)
         text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell

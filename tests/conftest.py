@@ -1,7 +1,12 @@
 """Options and markers that every test shares."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
+
+from optizoo.testing.pairwise import pairwise
 
 
 def pytest_configure() -> None:
@@ -10,14 +15,65 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow``, which also runs the tests that take more than ten seconds."""
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    """Add ``--slow``, which runs every case of every test."""
+    parser.addoption(
+        "--slow", action="store_true", help="also run the tests marked slow, and every case of those marked thin"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine or this call cannot run, and say why."""
+    if not config.getoption("--slow"):
+        for item in beyond_thin(items):
+            item.add_marker(pytest.mark.slow)
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is visible"))
         if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(pytest.mark.skip(reason="takes more than ten seconds; run pytest --slow"))
+            item.add_marker(pytest.mark.skip(reason="one of many cases, or a long one; run pytest --slow"))
+
+
+def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the cases of tests marked ``thin`` that are left to ``--slow``.
+
+    Of a test with one or two parameters enough cases stay that each value stands in one, and with three or more that
+    each pair of values does. ``thin(every=n)`` leaves one value in n of the longest parameter. Parameters that are
+    given together count as one, and cases that are slow already do not count.
+    """
+    thin = [item for item in items if "thin" in item.keywords and "slow" not in item.keywords]
+    beyond = []
+    for _, group in itertools.groupby(sorted(thin, key=_test), _test):
+        cases = [*group]
+        rows = _ranks([case.callspec.params for case in cases])  # pyright: ignore[reportAttributeAccessIssue]
+        mark = cases[0].get_closest_marker("thin")
+        every = mark.kwargs.get("every", 1) if mark else 1
+        longest, *others = sorted(rows[0], key=lambda name: -max(row[name] for row in rows))
+        kept = [row for row in rows if row[longest] % every == 0]
+        if len(others) > 1:
+            kept = pairwise(kept)
+        elif others:
+            count = 1 + max(row[others[0]] for row in rows)
+            turns = {rank: index + index // count for index, rank in enumerate(sorted({row[longest] for row in kept}))}
+            kept = [row for row in kept if turns[row[longest]] % count == row[others[0]]]
+        beyond += [case for case, row in zip(cases, rows, strict=True) if row not in kept]
+    return beyond
+
+
+def _test(item: pytest.Item) -> str:
+    """Return the name of the test that an item is a case of."""
+    return item.nodeid.partition("[")[0]
+
+
+def _ranks(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
+    """Number the values of each parameter, in their order; leave out what another parameter says already."""
+    numbers: dict[str, dict[int, int]] = {name: {} for name in rows[0]}
+    ranks = [
+        {name: numbers[name].setdefault(id(value), len(numbers[name])) for name, value in row.items()} for row in rows
+    ]
+    free = [*rows[0]]
+    for name in rows[0]:
+        if any(
+            len({(rank[name], rank[other]) for rank in ranks}) == len(numbers[other]) for other in free if other != name
+        ):
+            free.remove(name)
+    return [{name: rank[name] for name in free} for rank in ranks]

@@ -8,6 +8,8 @@ import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -247,6 +249,17 @@ def list_betas_written(optimizer, params, turn):
             group["betas"][0] = 0.15 * turn
 
 
+def array_betas(optimizer, params, turn):
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = np.array([0.5, 0.9 - 0.1 * turn])
+
+
+def other_reals(optimizer, params, turn):
+    optimizer.param_groups[0]["lr"] = (Fraction(1, turn + 2), Decimal("0.25"), np.int64(1))[turn % 3]
+    optimizer.param_groups[1]["weight_decay"] = np.array(0.125 * turn)
+
+
 def turned(optimizer, params, turn):
     for group in optimizer.param_groups:
         group["maximize"] = not group["maximize"]
@@ -288,6 +301,24 @@ def grads_turned(optimizer, params, turn):
     params[0].grad = torch.randn(4, 3, generator=torch.Generator().manual_seed(turn)).t()
 
 
+def grads_negated(optimizer, params, turn):
+    params[0].grad = torch._neg_view(params[0].grad)
+
+
+def grads_without_memory(optimizer, params, turn):
+    params[0].grad = torch._efficientzerotensor(params[0].shape)
+
+
+def params_negated(optimizer, params, turn):
+    params[0].data = torch._neg_view(params[0].data)
+
+
+def states_negated(optimizer, params, turn):
+    for state in optimizer.state[params[0]].values():
+        if isinstance(state, torch.Tensor) and state.dim():
+            state.data = torch._neg_view(state.data.neg())
+
+
 def params_moved(optimizer, params, turn):
     for param in params:
         param.data = param.data.clone()
@@ -314,12 +345,14 @@ EXCHANGES = [
     parameter_list, dict_view_of_params, shorter_list, reversed_list, params_change_groups, new_state, ordered_state,
     cleared_state, ordered_store, copied_states, states_moved_by_data, counter_written, counter_of_one, counter_set,
     counter_replaced, own_keys, rate, rate_of_zero, whole_rate, numpy_rate, single_rate, half_rate, tensor_rate,
-    tensor_rate_filled, decay, no_decay, momenta, momentum_off, list_betas, list_betas_written, turned, proximal, mode,
-    independent_schedule, backend, skipping, grads_gone, grads_written, grads_turned, params_moved, params_swapped,
+    tensor_rate_filled, decay, no_decay, momenta, momentum_off, list_betas, list_betas_written, array_betas,
+    other_reals, turned, proximal, mode, independent_schedule, backend, skipping, grads_gone, grads_written,
+    grads_turned, grads_negated, grads_without_memory, params_negated, states_negated, params_moved, params_swapped,
     optimizer_copied_back, groups_added, frozen,
 ]  # fmt: skip
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [None, True], ids=["fused", "foreach"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.__name__)

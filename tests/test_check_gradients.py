@@ -261,6 +261,7 @@ DEEP = [15, 20, 10, 10, 10, 10, 10, 30, 10]
 DEEPER = [15, 20, *[10] * 8, 30, 10]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("deviation", [0.05, 0.5, 1e-5], ids=lambda value: f"sd {value:g}")
 @pytest.mark.parametrize(
@@ -282,6 +283,7 @@ def test_several_kinks_within_a_step_are_no_mistake(widths: list[int], kind, dev
     check_gradients(model, nn.CrossEntropyLoss(), batch, elements=4).assert_ok()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("kind", "zero"),
@@ -315,6 +317,7 @@ def test_a_zero_layer_without_bias_is_no_mistake():
     check_gradients(model, nn.CrossEntropyLoss(), (x, y), elements=None).assert_ok()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     "loss",
@@ -337,6 +340,7 @@ def test_losses_with_kinks_are_no_mistake(loss, scale: float, seed: int):
     check_gradients(model, loss, (batch[0], batch[1] % 4), elements=10).assert_ok()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("function", [OwnRelu, OwnReluForward], ids=["no forward mode", "right forward mode"])
 @pytest.mark.parametrize("case", ["one unit", "one layer", "two layers"])
 @pytest.mark.parametrize("slope", [1.49, -0.3, 2.0, 1.02, -0.01])

@@ -31,6 +31,7 @@ def copy_params(target: list[Parameter], source: list[Parameter]) -> None:
             param.copy_(value)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("direction", ["to-torch", "from-torch"])
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
 def test_exchange_with_torch(name, options, direction):

@@ -123,9 +123,10 @@ def test_verify_tells_in_its_status(
         return results
 
     monkeypatch.setattr(matrix, "verify", verify)
-    arguments = ["verify", "--dtype", "float64", "float16", "--steps", "3", "--json", str(tmp_path / "v.json")]
-    assert cli.main(arguments) == status
-    assert asked == [([torch.float64, torch.float16], torch.device("cpu"), 3)]
+    arguments = ["verify", "--dtype", "float64", "float16", "--steps", "3", "--jobs", "2"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "v.json")]) == status
+    pairs = matrix.option_combinations(pairs=True)
+    assert asked == [([torch.float64, torch.float16], torch.device("cpu"), 3, pairs, 2)]
     out = capsys.readouterr().out
     assert out.startswith(matrix.format_table(results))
     assert f"torch {torch.__version__} on cpu" in out
@@ -134,6 +135,60 @@ def test_verify_tells_in_its_status(
     written = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert written["passed"] is (status == 0)
     assert len(written["cells"]) == len(results)
+    assert written["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "pairs", "steps", "said"),
+    [
+        pytest.param([], True, 100, "every pair of option values (--full: every combination); 100 steps", id="default"),
+        pytest.param(["--full"], False, 1000, "every combination of options; 1000 steps", id="full"),
+        pytest.param(["--full", "--steps", "7"], False, 7, "every combination of options; 7 steps", id="full-short"),
+    ],
+)
+def test_verify_says_what_it_tried(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    pairs: bool,
+    steps: int,
+    said: str,
+):
+    """By default every pair of option values in few steps, with ``--full`` all; the last line says so."""
+    asked = []
+    monkeypatch.setattr(matrix, "verify", lambda *arguments: [asked.append(arguments) or result()])
+    assert cli.main(["verify", *flags]) == 0
+    assert asked[0][2:4] == (steps, matrix.option_combinations(pairs=pairs))
+    assert capsys.readouterr().out.splitlines()[-1].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "tqdm", "shown"),
+    [
+        pytest.param(False, True, "", id="no-terminal"),
+        pytest.param(True, True, "0/2", id="bar"),
+        pytest.param(True, False, "2 of 2 cells", id="without-tqdm"),
+    ],
+)
+def test_verify_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+    tqdm: bool,
+    shown: str,
+):
+    """On a terminal a bar counts the cells, on stderr; elsewhere nothing does. A plain line stands in for tqdm."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find(name) if tqdm or name != "tqdm" else None)
+    monkeypatch.setattr(matrix, "verify", lambda *_: iter([result(), result()]))
+    monkeypatch.setattr(matrix, "count_cells", lambda *_: 2)
+    monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert cli.main(["verify"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("cell") > 0 if terminal else captured.err == ""
+    assert shown in captured.err
+    assert "cells pass" in captured.out
+    assert "\r" not in captured.out
 
 
 # train ----------------------------------------------------------------------------------------------------------------
@@ -327,6 +382,8 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
             ["train", "tiny.toml", "--seeds", "1"], "with this key is run with optizoo compare", id="compare-as-run"
         ),
         pytest.param(["verify", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="verify-device"),
+        pytest.param(["verify", "--json", "no/v.json"], "make its folder no first", id="verify-json"),
+        pytest.param(["verify", "--json", "."], "it is a folder; give a file in it", id="verify-json-folder"),
         pytest.param(["bench", "step", "--device", "cuda:99"], "--device cuda:99 cannot be used", id="bench-device"),
         pytest.param(["bench", "step", "--workload", "linea"], "did you mean 'linear'?", id="bench-workload"),
         pytest.param(
@@ -337,6 +394,7 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
         pytest.param(["bench", "step", "--optimizer", "adamm"], "did you mean 'adam'?", id="bench-optimizer"),
         pytest.param(["bench", "epoch", "--model", "two-layer"], "did you mean 'two_layer'?", id="bench-model"),
         pytest.param(["bench", "step", "--json", "no/s.json"], "make its folder no first", id="bench-step-json"),
+        pytest.param(["bench", "step", "--json", "."], "it is a folder", id="bench-step-json-folder"),
         pytest.param(["bench", "epoch", "--json", "no/e.json"], "make its folder no first", id="bench-epoch-json"),
     ],
 )
@@ -358,6 +416,7 @@ def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str],
         pytest.param(["trian"], id="command"),
         pytest.param(["list", "--loud"], id="flag"),
         pytest.param(["verify", "--steps", "0"], id="steps"),
+        pytest.param(["verify", "--jobs", "0"], id="jobs"),
         pytest.param(["verify", "--dtype", "int8"], id="dtype"),
         pytest.param(["train"], id="no-config"),
         pytest.param(["bench"], id="no-benchmark"),

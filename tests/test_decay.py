@@ -194,6 +194,7 @@ def test_a_largest_rate_that_is_missing():
         step_once(warm, param, 0.0)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", DECAYING)

@@ -74,6 +74,7 @@ ENTERED = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("entered", ENTERED.values(), ids=list(ENTERED))
 @pytest.mark.parametrize("how", HOW.values(), ids=list(HOW))
 @pytest.mark.parametrize(("name", "options"), TWINNED)

@@ -106,6 +106,7 @@ RESETS = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize(("name", "options"), TWINNED)
 def test_resets(name, options, reset):
@@ -253,6 +254,7 @@ EXCHANGES = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("way", [*MOVES, *EXCHANGES])
 @pytest.mark.parametrize(("name", "options"), TWINNED)
 def test_states_that_are_moved(name, options, way):

@@ -45,6 +45,7 @@ def drive(ours, theirs, steps, *, exact):
                     torch.testing.assert_close(ours.state[param][key], value)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("order", [(0, 0), (0, 1, 0), (0, 0, 1, 1, 0)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "options"), TWINNED)

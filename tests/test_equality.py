@@ -1,6 +1,7 @@
 """The zoo equals torch.optim: every option, every dtype, bit for bit.
 
-Without ``--slow``: every pair of option values and few steps; with it every combination and a thousand.
+Without ``--slow``: every pair of option values and few steps. With it: a thousand for those, and every combination in a
+hundred; ``optizoo verify --full`` takes a thousand for all of them.
 """
 
 import pytest
@@ -17,14 +18,17 @@ from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
-def test_bit_equal_to_torch(name, options, dtype, pytestconfig):
+def test_bit_equal_to_torch(name, options, dtype, request):
     """After every step, parameters and states of loop and foreach are those of torch's loop, bit for bit.
 
     A fused kernel has the bits of the loop after every single step, if the loop's square roots are correctly rounded.
     The gradients span 1e-12 to 1e3, with exact zeros, missing gradients and a frozen parameter. Where torch's centered
     RMSprop falls into NaN, ours must not; those elements have no reference.
     """
-    steps = FULL_STEPS if pytestconfig.getoption("--slow") else 2 * FEW_STEPS  # tiers take half of them
+    if not request.config.getoption("--slow"):
+        steps = 2 * FEW_STEPS  # tiers take half of them
+    else:
+        steps = FULL_STEPS if request.node.get_closest_marker("slow") is None else 100
     for result in verify([dtype], steps=steps, combinations=[(name, options)]):
         assert result.passed, f"{result.backend}: {result.message}"
         if result.backend == "fused":
@@ -93,6 +97,7 @@ def test_equal_to_python_floats(name, options):
     assert path == pytest.approx(on_floats(name, options, grads), rel=1e-12, abs=1e-13)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
 @pytest.mark.parametrize(("name", "options"), WITH_TWIN)
 def test_complex_parameters(name, options, foreach):

@@ -49,6 +49,7 @@ def exact_roots(monkeypatch):
     monkeypatch.setattr(Tensor, "sqrt", root)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=ids)
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
 def test_the_bits_of_the_loop_but_for_its_roots(exact_roots, name, options, dtype):

@@ -180,6 +180,7 @@ def test_explain_makes_no_step_that_others_see():
 BAD_VALUES = [math.nan, math.inf, -math.inf]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("mode", [{}, {"foreach": False}, {"foreach": True}], ids=["default", "loop", "foreach"])
 @pytest.mark.parametrize("value", BAD_VALUES, ids=str)
 @pytest.mark.parametrize(("name", "options"), FEW)

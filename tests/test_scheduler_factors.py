@@ -135,6 +135,7 @@ def test_schedules_stay_closed_forms():
         assert rates(scheduler.optimizer) == [0.25 * 0.5**epoch]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "make",
     [
@@ -486,6 +487,7 @@ CHANGED = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("when", ["before-the-step", "behind-the-step"])
 @pytest.mark.parametrize("steps", [0, 1, 3, 5, 9])
@@ -630,6 +632,7 @@ def test_last_epoch_does_not_take_the_schedule_for_a_change(lr: float):
     assert scheduler.state_dict()["factors"] == [1.0]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("copied", [pytest.param(copy.deepcopy, id="deepcopy"), pytest.param(None, id="pickle")])
 @pytest.mark.parametrize("make", CHANGED, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("steps", [0, 3, 7])

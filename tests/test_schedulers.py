@@ -522,6 +522,7 @@ def test_torch_resumes_wrong_when_the_optimizer_is_loaded_first():
     assert other_order == [pytest.approx(0.0824, abs=1e-4)]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("steps", [pytest.param(n, id=f"after-{n}") for n in (0, 1, 5, 8, 30)])
 @pytest.mark.parametrize("make", RESUMED)

@@ -62,6 +62,7 @@ SGD = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [None, False, True], ids=["default", "loop", "foreach"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -91,6 +92,7 @@ ADAGRAD = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", ADAGRAD.values(), ids=list(ADAGRAD))

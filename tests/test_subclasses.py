@@ -158,6 +158,7 @@ VIEWS = {  # what makes a parameter of values, and reads them back
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [None, False, True], ids=["default", "loop", "foreach"])
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(("name", "options"), TWINNED)

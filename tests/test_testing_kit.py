@@ -68,9 +68,7 @@ def test_a_mutant_whose_text_is_gone_says_so():
 def test_a_mutant_of_a_rule_that_does_not_run_says_so():
     """A mutant whose options select another rule raises instead of becoming the true rule."""
     mutant = Mutant("elsewhere", "momentum", "param + velocity", "param", rule="momentum_lr_in_velocity")
-    with pytest.raises(
-        ValueError, match=r"Momentum with the options \{\} runs momentum, regularized, not 'momentum_lr"
-    ):
+    with pytest.raises(ValueError, match=r"Momentum with the options .* runs momentum, regularized, not 'momentum_lr"):
         mutant.build(make_params())
 
 

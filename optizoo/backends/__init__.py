@@ -111,6 +111,8 @@ def fused_obstacle(
     if grad is not None:
         if type(grad) is not Tensor or grad.layout is not torch.strided:
             return f"the gradient is a {type(grad).__name__} of layout {grad.layout}, not a plain tensor"
+        if any(tensor._is_zerotensor() for tensor in (param, grad, *states)):
+            return "a tensor has no memory (zeros, as forward-mode AD makes them)"
         if grad.dtype not in fused.TYPES or grad.device != param.device or grad.is_neg():
             return f"there is no kernel for gradients of {grad.dtype} on {grad.device}"
     if any(state.layout is not torch.strided for state in states):

@@ -19,6 +19,8 @@ from optizoo.backends import build, formulas
 
 # What `torch_t` of step.c has behind its offset, in order.
 _FUNCTIONS = ("layout", "data_ptr", "dim", "sizes", "strides", "dtype", "device_type")
+# They tell of tensors whose memory is not what they are: views that negate it, and zeros that have none.
+_STRANGERS = ("_ZN2at6native6is_negERKNS_6TensorE", "_ZN2at6native14_is_zerotensorERKNS_6TensorE")
 _BUMP = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"
 _LARGEST = 32
 """Dimensions that are read at most."""
@@ -72,7 +74,8 @@ def reader() -> Reader:
 def _through_torch(library: ctypes.CDLL) -> Reader | None:
     try:
         symbols = ctypes.CDLL(torch._C.__file__)
-        functions = [_address(symbols, f"aoti_torch_get_{name}") for name in _FUNCTIONS]
+        names = [*(f"aoti_torch_get_{name}" for name in _FUNCTIONS), *_STRANGERS]
+        functions = [_address(symbols, name) for name in names]
         read = _address(library, "optizoo_read")
     except (AttributeError, OSError):
         return None
@@ -83,7 +86,7 @@ def _through_torch(library: ctypes.CDLL) -> Reader | None:
 def _proven(library: ctypes.CDLL, symbols: ctypes.CDLL, read: int, functions: Sequence[int]) -> Reader | None:
     """Return the reader with the offset under which it reads right, if there is one."""
     for offset in _offsets():
-        library.optizoo_bind((ctypes.c_int64 * 8)(offset, *functions))
+        library.optizoo_bind((ctypes.c_int64 * 10)(offset, *functions))
         found = Reader(library, read, 0, offset)
         if _reads_right(found):
             bump = _address(symbols, _BUMP) if hasattr(symbols, _BUMP) else 0
@@ -142,7 +145,19 @@ def _reads_right(found: Reader) -> bool:
             return False
         if codes.setdefault(out.code, tensor.dtype) != tensor.dtype:
             return False
-    return len(codes) == 4
+    return len(codes) == 4 and _refuses_strangers(found.read)
+
+
+def _refuses_strangers(read: int) -> bool:
+    """Return whether tensors whose memory is not what they are cannot be read."""
+    function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_Read))(read)
+    for tensor in (torch._neg_view(torch.ones(2, device="cpu")), torch._efficientzerotensor(2, device="cpu")):
+        try:
+            if function(tensor, _Read()) == 0:
+                return False
+        except (RuntimeError, ValueError, TypeError, BufferError):
+            continue
+    return True
 
 
 def _bumps_right(bump: int, offset: int) -> bool:
@@ -173,4 +188,6 @@ def _exchange() -> int:
     read = (ctypes.c_void_p * 6).from_address(table)[5]
     if major != 1 or not read:
         raise ValueError(f"the DLPack exchange API of torch has version {major}, not 1, or cannot read tensors")
+    if not _refuses_strangers(read):
+        raise ValueError("the DLPack exchange API of torch reads negated views as if they were not")
     return read

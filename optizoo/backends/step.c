@@ -48,6 +48,7 @@ typedef struct { /* torch's stable C functions, which take the address of an at:
     int32_t (*strides)(void *, int64_t **);
     int32_t (*dtype)(void *, int32_t *);
     int32_t (*device)(void *, int32_t *);
+    unsigned char (*negated)(void *), (*zero)(void *); /* whether the memory holds the opposite, or is not there */
 } torch_t;
 static torch_t torch;
 
@@ -61,7 +62,7 @@ int optizoo_read(void *object, tensor_t *out) {
     if (torch.layout(tensor, &layout) || layout != 0 || torch.data(tensor, &data) ||
         torch.dimensions(tensor, &dimensions) || torch.sizes(tensor, &out->shape) ||
         torch.strides(tensor, &out->strides) || torch.dtype(tensor, &dtype) ||
-        torch.device(tensor, &out->device_type))
+        torch.device(tensor, &out->device_type) || torch.negated(tensor) || torch.zero(tensor))
         return -1;
     out->data = data;
     out->ndim = (int32_t)dimensions;

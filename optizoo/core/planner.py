@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from optizoo.backends import fused
-from optizoo.backends.build import BuildError
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import watched, wire
 from optizoo.core.bucket import Bucket
@@ -84,24 +83,23 @@ class Planner:
         if self._resting:
             self._resting -= 1
             return
-        if any(bucket.backend == "loop" for bucket in buckets):  # a loop is never planned
+        if not buckets or not all(map(_is_able, buckets)):
             self._last = None
             return
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
-        if done and done == self._last and done != self._refused and all(map(_is_able, buckets)):
-            tasks = []
+        if done == self._last and done != self._refused:
             try:
                 calls = [bucket.call() for bucket in buckets]
                 tasks = [_task(optimizer, bucket, call) for bucket, call in zip(buckets, calls, strict=True)]
                 self.plan = Plan(optimizer.param_groups, optimizer.state, tasks, calls)
                 self._served, self.guarded = 0, guarded
-            except (ValueError, BuildError):  # it goes on without a plan, and is not asked again
+            except Exception:  # of any kind: steps go on without a plan, which is not asked for again
                 self._refused = done
         self._last = done
 
 
 def _is_able(bucket: Bucket) -> bool:
-    plain = bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+    plain = bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
     return plain and _get_current_dispatch_mode() is None
 
 

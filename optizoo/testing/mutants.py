@@ -52,12 +52,12 @@ class Mutant:
     mistaken_options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, params: Any) -> RuleOptimizer:
-        """Make the optimizer with the mistake.
+        """Make the optimizer with the mistake; it runs as a loop, for which nothing has to be built.
 
         Raises:
             ValueError: The optimizer does not run the rule, or the true text does not stand there once.
         """
-        kind, options = optimizer_class(self.optimizer), {**self.options, **self.mistaken_options}
+        kind, options = optimizer_class(self.optimizer), {"foreach": False, **self.options, **self.mistaken_options}
         optimizer = kind(params, **options)
         if not self.true:
             return optimizer

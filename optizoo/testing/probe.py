@@ -123,7 +123,7 @@ class Probe:
         grads = self.backward(value)
         loss, seconds = value.item(), time.perf_counter() - start
         again = self.evaluate()
-        epsilon = torch.finfo(value.dtype).eps
+        epsilon = self.epsilon = torch.finfo(value.dtype).eps
         if not abs(loss - again) <= ROUNDING * epsilon * abs(loss):
             raise ValueError(
                 f"the loss is {loss!r} and then {again!r} at the same parameters; it must be finite, and draw no "
@@ -160,6 +160,19 @@ class Probe:
                 change = abs(self.evaluate() - loss)
             largest = max(largest, change) if math.isfinite(change) else largest
         return largest
+
+    def noise_at(self, param: Tensor, place: int, step: float) -> float:
+        """Return how far the loss is from smooth close to one element: the largest sixth difference of some points."""
+        values, index = param.detach(), unravelled(place, param.shape)
+        old, losses = values[index].item(), []
+        try:
+            for number in range(-6, 7):
+                values[index] = old + number * step / 1000
+                losses.append(self.evaluate())
+        finally:
+            values[index] = old
+        sixth = [sum((-1) ** k * math.comb(6, k) * losses[start + k] for k in range(7)) for start in range(7)]
+        return max(map(abs, sixth)) / math.sqrt(math.comb(12, 6))
 
     @contextmanager
     def displaced(self, moves: Sequence[Tensor | None]) -> Iterator[None]:
@@ -199,7 +212,9 @@ class Probe:
             raise ValueError(f"step = {step:g} does not move a parameter of {old:g} in {param.dtype}; take a larger")
         centred = (losses[1] - losses[0]) / (at[1] - at[0])
         left, right = (loss - losses[0]) / (old - at[0]), (losses[1] - loss) / (at[1] - old)
-        return Slopes(step, centred, left, right, self.noise / step)
+        # Where the loss is next to 0 it is exact, and what is near is not.
+        noise = max(self.noise, ROUNDING * self.epsilon * max(map(abs, losses)))
+        return Slopes(step, centred, left, right, noise / step)
 
 
 @dataclass(frozen=True)
@@ -250,7 +265,7 @@ def resolve(
     wide = first or probe.slopes(param, place, step, loss)
     if wide.smooth(analytic):
         return Resolved(False, wide.centred, wide.centred, wide.rounding, known=True, smooth=True)
-    kink = False
+    kink, former = False, []
     for ratio in (2, *[4] * (rungs - 1)):
         try:
             near = probe.slopes(param, place, wide.step / ratio, loss)
@@ -267,15 +282,22 @@ def resolve(
                 low = high = near.centred
             return Resolved(kink, low, high, near.rounding, known=True, smooth=True)
         kink = True
+        # The slopes without the part that shrinks with the step, which is curvature.
+        limits = [
+            (ratio * after - before) / (ratio - 1)
+            for before, after in ((wide.left, near.left), (wide.right, near.right))
+        ]
         still = rounding + 1e-3 * abs(near.jump)
         if abs(near.jump) > 2 * rounding and max(abs(wide.left - near.left), abs(wide.right - near.right)) <= still:
-            # Without the part that shrinks with the step, which is curvature.
-            left, right = (
-                (ratio * after - before) / (ratio - 1)
-                for before, after in ((wide.left, near.left), (wide.right, near.right))
-            )
-            low, high = min(left, right), max(left, right)
+            low, high = sorted(limits)
             return Resolved(kink, low, high, rounding + HAPPY * (high - low), known=True, smooth=False)
+        # Both sides may be curved, each in its own way: then what is left without curvature stays as it is.
+        curved = max(abs(near.left - limits[0]), abs(near.right - limits[1]))
+        allowed = 2 * rounding + 1e-3 * curved
+        if former and max(abs(now - then) for now, then in zip(limits, former, strict=True)) <= allowed:
+            low, high = sorted(limits)
+            return Resolved(kink, low, high, allowed, known=True, smooth=high - low <= allowed)
+        former = limits
         if near.rounding > WRONG * max(size, abs(near.left), abs(near.right)):
             break
         wide = near

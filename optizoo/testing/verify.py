@@ -37,11 +37,11 @@ BACKENDS = ("loop", "foreach")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 STEPS = 100
 FULL_STEPS = 1000
-FUSED_STEPS = 200
-"""Most steps in which each step of a fused kernel is held against one of the loop."""
+FUSED_STEPS, TIER_STEPS = 200, 100
+"""Most steps of runs that are not held bit for bit: a fused kernel's, step by step, and those in a tier.
 
-TIER_STEPS = 100
-"""Most steps of a run that is held in a tier; it takes half of the others' steps, and in 20 sees every mutant."""
+They take half of the others' steps, up to that. In 20 steps a tier rejects every mutant that it rejects at all.
+"""
 
 FUSED_ULP = {"cpu": 1.0, "cuda": 2.0}
 """How far a fused step may end from the loop's, in units in the last place."""
@@ -320,8 +320,8 @@ def _tensor_pairs(ours: Run, theirs: Run) -> Iterator[tuple[str, Tensor, Tensor]
             yield "states", state[name].to(value.device), value
 
 
-def _tier_steps(steps: int) -> int:
-    return min((steps + 1) // 2, TIER_STEPS)
+def _steps(steps: int, most: int) -> int:
+    return min((steps + 1) // 2, most)
 
 
 def _against_textbook(
@@ -330,7 +330,7 @@ def _against_textbook(
     tier = {torch.float64: "T2", torch.float32: "T3"}[dtype]
     for backend in BACKENDS:
         result = _result(name, options, backend, dtype, f"textbook, tier {tier}")
-        result.steps = _tier_steps(steps)
+        result.steps = _steps(steps, TIER_STEPS)
         try:
             assert_equivalent(
                 lambda params, backend=backend: create(name, params, foreach=backend == "foreach", **options),
@@ -353,18 +353,18 @@ def _fused(
     result = _result(name, options, "fused", dtype, reference)
     try:
         if single_steps:
-            _single_steps(name, options, dtype, device, stream[:FUSED_STEPS], result)
+            _single_steps(name, options, dtype, device, stream[: _steps(len(stream), FUSED_STEPS)], result)
         assert_equivalent(
             lambda params: create(name, params, fused=True, **options),
             lambda params: oracle(name, params, **options),
             tiers=[tier],
             dtype=dtype,
-            steps=_tier_steps(len(stream)),
+            steps=_steps(len(stream), TIER_STEPS),
             device=device,
         )
     except Exception as error:  # one broken cell must not cost the table
         result.passed, result.message = False, f"{type(error).__name__}: {error}"
-    result.steps = min(len(stream), FUSED_STEPS) if single_steps else _tier_steps(len(stream))
+    result.steps = _steps(len(stream), FUSED_STEPS if single_steps else TIER_STEPS)
     return result
 
 

@@ -44,6 +44,7 @@ def through_a_file(pair):
 WAYS = {"deepcopy": copy.deepcopy, "pickle": through_pickle, "torch.save": through_a_file}
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 @pytest.mark.parametrize(("name", "options"), ZOO)
 def test_a_copy_goes_on(name, options, way):

@@ -31,6 +31,7 @@ def train(library, name, options, overflows, **execution) -> tuple[torch.nn.Modu
     return model, rates, optimizer
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("overflows", OVERFLOWS.values(), ids=list(OVERFLOWS))
 @pytest.mark.parametrize(("name", "options"), ZOO)
 def test_the_loop_has_torchs_bits(name, options, overflows):
@@ -43,6 +44,7 @@ def test_the_loop_has_torchs_bits(name, options, overflows):
     assert our_rates[-1] == pytest.approx(options["lr"] * 0.9 ** (STEPS - len(overflows)))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("overflows", OVERFLOWS.values(), ids=list(OVERFLOWS))
 @pytest.mark.parametrize(("name", "options"), ZOO)
 def test_the_kernel_unscales_and_skips(name, options, overflows):

@@ -327,6 +327,7 @@ TOGETHER = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("chained", [True, False], ids=["chained", "one-by-one"])
 @pytest.mark.parametrize(("makes", "factor"), TOGETHER)
 def test_rates_multiply(optimizer, makes, factor, chained):
@@ -387,6 +388,7 @@ BESIDE_A_PLATEAU = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("options", "metrics", "reduced"), PLATEAUS)
 @pytest.mark.parametrize(("make", "factor"), BESIDE_A_PLATEAU)
 @pytest.mark.parametrize("turn", [1, -1], ids=["plateau-first", "plateau-last"])
@@ -493,6 +495,7 @@ HOLDERS = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("weights_only", [True, False])
 @pytest.mark.parametrize("make", KINDS + HOLDERS)
 def test_state_goes_through_a_file(optimizer, make, weights_only):

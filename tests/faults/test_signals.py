@@ -65,8 +65,8 @@ def wait_for(happened: Callable[[], object], process: Process) -> None:
     ("number", "status", "command"),
     [
         pytest.param(signal.SIGTERM, 143, "train", id="SIGTERM, train"),
-        pytest.param(signal.SIGINT, 130, "train", id="SIGINT, train"),
-        pytest.param(signal.SIGTERM, 143, "compare", id="SIGTERM, compare"),
+        pytest.param(signal.SIGINT, 130, "train", id="SIGINT, train", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "compare", id="SIGTERM, compare", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "compare", id="SIGINT, compare"),
     ],
 )

@@ -381,6 +381,7 @@ RESUMABLE = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("sections", RESUMABLE)
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
 def test_resumed_run_is_the_same_run(
@@ -617,6 +618,7 @@ def test_static_steps_compute_what_the_others_do(
     assert static.status == ordinary.status
 
 
+@pytest.mark.thin
 @pytest.mark.usefixtures("static")
 @pytest.mark.parametrize("sections", STATIC)
 @pytest.mark.parametrize("step", [1, 6, 8])
