@@ -1,6 +1,7 @@
 """The optimizer that runs a rule: steps, closures, the choice of a backend, and steps that repeat."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -255,6 +256,15 @@ class RuleOptimizer(CompiledOptimizer):
             self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
         obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
+
+        def obstacle(
+            kind: tuple, param: Tensor, grad: Tensor, exists: dict[str, bool], step: Any, products: dict[str, Any]
+        ) -> str | None:
+            if kind not in obstacles:
+                options = self._rule_options(rule, group, step, "fused") | products
+                obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
+            return obstacles[kind]
+
         for param, grad in pairs:
             on_device = counts_on_device(group, param)
             if param.is_cuda and not group["capturable"] and torch.cuda.is_current_stream_capturing():
@@ -282,21 +292,9 @@ class RuleOptimizer(CompiledOptimizer):
                 *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
                 *((id(counter),) if on_device else (step, *products.values())),
             )
-
-            def kernel(
-                kind: tuple = kind,
-                param: Tensor = param,
-                grad: Tensor = grad,
-                exists: dict[str, bool] = exists,
-                step: Any = step,
-                products: dict[str, Any] = products,
-            ) -> str | None:
-                if kind not in obstacles:
-                    options = self._rule_options(rule, group, step, "fused") | products
-                    obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
-                return obstacles[kind]
-
-            backend = choose(group, param, grad, existing, kernel).name
+            backend = choose(
+                group, param, grad, existing, partial(obstacle, kind, param, grad, exists, step, products)
+            ).name
             bucket = buckets.get((*kind, backend))
             if bucket is None:
                 options = self._rule_options(rule, group, step, backend) | products

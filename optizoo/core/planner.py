@@ -99,8 +99,8 @@ class Planner:
 
 
 def _is_able(bucket: Bucket) -> bool:
-    plain = bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
-    return plain and bucket.backend != "loop" and _get_current_dispatch_mode() is None
+    plain = bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
+    return plain and _get_current_dispatch_mode() is None
 
 
 def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:

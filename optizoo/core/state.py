@@ -30,6 +30,8 @@ class StatefulOptimizer(GroupedOptimizer):
             kind = type(self).__name__
             if not self.supports_sparse:
                 raise RuntimeError(f"{kind} does not support sparse gradients; use SGD or Adagrad, or make them dense")
+            if not own.get("weight_decay", True):  # the usual case, at the cost of a look
+                continue
             group = self.complete(own)
             if group.get("weight_decay") and group.get("weight_decay_mode") == "coupled":
                 raise RuntimeError(
