@@ -1,6 +1,7 @@
 """What users exchange between two steps, and from where they step: a planned step sees it, or goes the long way."""
 
 import copy
+import ctypes
 import math
 import os
 import signal
@@ -436,6 +437,10 @@ def test_a_plan_that_never_lasts_is_not_made_for_ever(monkeypatch):
     assert len(plans) < 20
 
 
+WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+PARALLEL = ctypes.CFUNCTYPE(None, WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+"""What starts the threads of a kernel."""
+
 # Threads and processes -----------------------------------------------------------------------------------------------
 
 
@@ -449,33 +454,33 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", ["momentum", "adamw"])
 def test_gradients_may_be_dropped_while_a_step_runs(kind, two_threads):
-    """One thread steps while another drops and replaces gradients: each is whole until the kernel has returned."""
-    params = [Parameter(torch.zeros(1 << 20)) for _ in range(4)]
-    optimizer = KINDS[kind](params, lr=0.01)
-    for _ in range(3):
-        for param in params:
-            param.grad = torch.ones(1 << 20)
-        optimizer.step()
-    stop = threading.Event()
-    failures = []
+    """What another thread does to gradients while a kernel runs does not reach it: they are held until it is done.
 
-    def steps():
-        try:
-            while not stop.is_set():
-                optimizer.step()
-        except Exception as error:
-            failures.append(error)
+    Who starts the threads of the kernel drops the gradients first. A race for ``param.grad`` itself would be torch's.
+    """
+    ends = []
+    for dropped in (False, True):
+        params = [Parameter(torch.zeros(1 << 16)) for _ in range(4)]
+        optimizer = KINDS[kind](params, lr=0.01)
+        memory = []
 
-    thread = threading.Thread(target=steps)
-    thread.start()
-    for _ in range(60):
-        optimizer.zero_grad()
-        for param in params:
-            param.grad = torch.ones(1 << 20)
-    stop.set()
-    thread.join()
-    assert not failures
-    assert all(bool(param.isfinite().all()) and len(param.unique()) == 1 for param in params)
+        def start(function, argument, threads, _, optimizer=optimizer, memory=memory, dropped=dropped):
+            if dropped:
+                optimizer.zero_grad()
+                memory.extend(torch.full((1 << 16,), torch.nan) for _ in range(8))  # takes what was freed
+            for _ in range(threads):
+                function(argument)
+
+        for step in range(6):
+            for param in params:
+                param.grad = torch.ones(1 << 16) * (step + 1)
+            plan = optimizer._planner.plan
+            if plan is not None:
+                plan._parallel = PARALLEL(start)
+            optimizer.step()
+        assert bool(memory) == dropped
+        ends.append(numbers(optimizer, params))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
