@@ -303,21 +303,21 @@ def grads_turned(optimizer, params, turn):
 
 
 def grads_negated(optimizer, params, turn):
-    params[0].grad = torch._neg_view(params[0].grad)
+    params[0].grad = torch._neg_view(params[0].grad)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def grads_without_memory(optimizer, params, turn):
-    params[0].grad = torch._efficientzerotensor(params[0].shape)
+    params[0].grad = torch._efficientzerotensor(params[0].shape)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def params_negated(optimizer, params, turn):
-    params[0].data = torch._neg_view(params[0].data)
+    params[0].data = torch._neg_view(params[0].data)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def states_negated(optimizer, params, turn):
     for state in optimizer.state[params[0]].values():
         if isinstance(state, torch.Tensor) and state.dim():
-            state.data = torch._neg_view(state.data.neg())
+            state.data = torch._neg_view(state.data.neg())  # pyright: ignore[reportPrivateImportUsage]
 
 
 def params_moved(optimizer, params, turn):

