@@ -309,6 +309,19 @@ def test_fused_is_the_loop(walked, dtype, combination):
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("execution", [{"fused": False}, {"foreach": False}, {"foreach": True}], ids=str)
+def test_scaled_gradients_are_for_kernels(execution):
+    """A scale that is set where no kernel divides by it raises, and nothing moves: it would be ignored silently."""
+    params = [Parameter(torch.ones(3)), Parameter(torch.ones(3))]
+    optimizer = optizoo.SGD([{"params": params[:1]}, {"params": params[1:], **execution}], lr=0.5)
+    for param in params:
+        param.grad = torch.full((3,), 8.0)
+    optimizer.grad_scale = torch.tensor(4.0)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(RuntimeError, match="only fused kernels divide by grad_scale"):
+        optimizer.step()
+    assert all(bool((param == 1).all()) for param in params)
+
+
 # Repeated steps ------------------------------------------------------------------------------------------------------
 
 

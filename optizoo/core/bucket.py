@@ -84,9 +84,19 @@ def update_all(
     Args:
         buckets: No parameter stands in two of them.
         memory: On a GPU, what launches keep for those to come.
-        grad_scale: As in :func:`optizoo.backends.fused.run`; buckets of other backends do not take it.
+        grad_scale: As in :func:`optizoo.backends.fused.run`.
         found_inf: As there.
+
+    Raises:
+        RuntimeError: One of the two is given, and a bucket is not for a kernel, which alone takes them. Nothing was
+            updated.
     """
+    buckets = [*buckets]
+    if (grad_scale is not None or found_inf is not None) and any(bucket.backend != "fused" for bucket in buckets):
+        raise RuntimeError(
+            "only fused kernels divide by grad_scale and look at found_inf, and some parameters have none; set "
+            "fused=True in their group, or leave both to torch.amp.GradScaler"
+        )
     together: dict[Any, list[tuple[Bucket, fused.Call]]] = {}
     for bucket in buckets:
         if bucket.backend == "fused":
