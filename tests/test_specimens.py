@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optizoo
+from optizoo import zoo
 from optizoo.testing import MUTANTS, assert_equivalent, has_torch_twin, mutants, textbook, torch_twin
 from optizoo.testing import specimens as package
 from optizoo.testing.pairwise import level, pairwise, product
@@ -58,7 +59,6 @@ SIGNUM = Specimen(
 @pytest.fixture
 def signum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A page and a specimen in a temporary folder: nothing else knows of the optimizer."""
-    zoo = pytest.importorskip("optizoo.zoo", reason="needs the discovery of pages")
     for module, text in ((zoo, PAGE), (package, SPECIMEN)):
         folder = tmp_path / module.__name__
         folder.mkdir()

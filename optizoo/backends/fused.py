@@ -136,6 +136,12 @@ def call(
     return Call(program, scalars, [params, grads, *(column for column in states.values() if column is not None)], made)
 
 
+def joined(calls: Sequence[Call]) -> tuple[list[list[Tensor]], list[int]]:
+    """Return the inputs of calls of one kind as columns of one launch, and for every tensor the row of its call."""
+    columns = [[*itertools.chain(*parts)] for parts in zip(*(call.inputs for call in calls), strict=True)]
+    return columns, [row for row, call in enumerate(calls) for _ in call.inputs[0]]
+
+
 def run(
     calls: Sequence[Call],
     *,
@@ -160,9 +166,8 @@ def run(
             run([call], grad_scale=grad_scale, found_inf=found_inf, memory=own)
         return
     program, made = calls[0].program, calls[0].made
-    inputs = [list(itertools.chain(*columns)) for columns in zip(*(call.inputs for call in calls), strict=True)]
+    inputs, rows = joined(calls)
     fresh = {name: list(itertools.chain(*(call.made[name] for call in calls))) for name in made}
-    rows = [index for index, call in enumerate(calls) for _ in call.inputs[0]]
     params, grads = inputs[0], inputs[1]
     if params[0].is_cuda:
         homes = {**dict(zip(program.inputs, inputs, strict=True)), **fresh}

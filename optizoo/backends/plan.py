@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import foreach, fused
-from optizoo.backends.formulas import InexpressibleError, compiled, condition, instruction
+from optizoo.backends.formulas import Code, InexpressibleError, compiled, condition, instruction
 from optizoo.backends.reader import reader
 from optizoo.backends.trace import Wiring
 
@@ -36,7 +36,6 @@ class Task(NamedTuple):
 
     Attributes:
         group: The param group.
-        options: The names of all options that the optimizer knows.
         names: What the wiring takes, in order: options, and ``step``.
         values: What they were, without ``step``.
         wiring: The traced rule.
@@ -52,7 +51,6 @@ class Task(NamedTuple):
     """
 
     group: dict[str, Any]
-    options: frozenset[str]
     names: tuple[str, ...]
     values: tuple[Any, ...]
     wiring: Wiring
@@ -72,6 +70,7 @@ class Plan:
     Args:
         groups: ``optimizer.param_groups``.
         state: ``optimizer.state``.
+        options: The names of all options that the optimizer knows.
         tasks: What to launch; every parameter with a gradient stands in one of them.
         calls: For every task its tensors, of which the gradients are not kept.
 
@@ -85,17 +84,19 @@ class Plan:
         self,
         groups: list[dict[str, Any]],
         state: dict[Tensor, dict[str, Any]],
+        options: frozenset[str],
         tasks: Sequence[Task],
         calls: Sequence[fused.Call],
     ):
         self._reader = reader()
         self._groups, self._state = groups, state
         self._lists = [[*group["params"]] for group in groups]
-        self._options = tasks[0].options
         self._kept: list[Any] = [[*groups], [*state.items()], [[*group.items()] for group in groups]]
         self._known: dict[bytes, int] = {}  # layouts: equal ones share an address, and so the CPU's cache
         _require_plain(groups, state, tasks)
         self._launches = _launched(tasks, calls)
+        self._numbers = {id(group): _Numbers(group, options) for group in groups}
+        self._codes = {id(task): self._code(task) for task in tasks}
         self._by_python = self._evaluated()
         tensors = {id(task): call.inputs for task, call in zip(tasks, calls, strict=True)}
         self._watch = self._watched(_placed(self._launches, tensors))
@@ -172,44 +173,34 @@ class Plan:
             for row, task in enumerate(tasks):
                 if isinstance(launch, foreach.Launch):
                     found.append((task, launch.put))
-                elif not self._in_c(task):
+                elif self._codes[id(task)] is None:
                     found.append((task, partial(launch.put, row)))
         return found
 
-    def _in_c(self, task: Task) -> bool:
-        """Return whether C can evaluate the scalars of a task, and see whether its rule is still the one."""
-        try:
-            self._code(task, _Numbers(task.group, task.options))
-        except InexpressibleError:
-            return False
-        return True
+    def _code(self, task: Task) -> Code | None:
+        """Return the words that check what the rule of a task hangs on and evaluate its scalars, or ``None``.
 
-    @staticmethod
-    def _code(task: Task, numbers: "_Numbers") -> list[tuple[str, Any]]:
-        """Return the words that check what the rule of a task hangs on and evaluate its scalars.
-
-        Raises:
-            InexpressibleError: Python must do that.
+        Then Python must do that: there is no word for something, or the options can change unseen, or there are lists.
         """
-        if task.choice is None or numbers.mutable:
-            raise InexpressibleError("the rule, or its options, can change unseen")
+        numbers = self._numbers[id(task.group)]
+        if task.in_lists or task.choice is None or numbers.mutable:
+            return None
         names, conditions = task.choice
         choosing = numbers.operands(names, [task.group[name] for name in names])
         operands = numbers.operands(task.names, task.values)
-        code = list(itertools.chain(*(condition(text, choosing) for text in conditions)))
-        code += itertools.chain(*(condition(text, operands) for text in task.wiring.conditions))
-        for index, text in enumerate(task.wiring.formulas):
-            code += [*compiled(text, operands), ("STORE", index)]
+        try:
+            code = [word for text in conditions for word in condition(text, choosing)]
+            code += [word for text in task.wiring.conditions for word in condition(text, operands)]
+            for index, text in enumerate(task.wiring.formulas):
+                code += [*compiled(text, operands), ("STORE", index)]
+        except InexpressibleError:
+            return None
         return code
 
     def _watched(self, places: Mapping[int, "_Place"]) -> Any:
         groups, entries, rows, launches = [], [], [], []
-        by_python = {id(task) for task, _ in self._by_python}
-        numbers = {id(group): _Numbers(group, self._options) for group in self._groups}
         for group in self._groups:
-            own = numbers[id(group)]
-            own.memory = (ctypes.c_double * own.count)()
-            self._kept.append(own.memory)
+            own = self._numbers[id(group)]
             items = self._words(own.items(self._words))
             params = group["params"]
             groups += [id(group), id(params), len(group), len(params), items, ctypes.addressof(own.memory)]
@@ -217,12 +208,12 @@ class Plan:
                 entries += self._entry(param, places.get(id(param)))
         for launch, tasks in self._launches:
             for row, task in enumerate(tasks):
-                code = [] if id(task) in by_python else self._code(task, numbers[id(task.group)])
+                code = self._codes[id(task)] or []
                 at = self._words(itertools.chain(*(instruction(word, operand) for word, operand in code)))
                 scalars = 0
                 if isinstance(launch, fused.Launch):
                     scalars = ctypes.addressof(launch.scalars) + 8 * row * launch.kernel.width
-                memory = ctypes.addressof(numbers[id(task.group)].memory)
+                memory = ctypes.addressof(self._numbers[id(task.group)].memory)
                 rows += [memory, scalars, len(code), at if code else 0, ctypes.addressof(task.made)]
             if isinstance(launch, fused.Launch):
                 function = ctypes.cast(launch.kernel.function, ctypes.c_void_p).value
@@ -287,12 +278,9 @@ class _Numbers:
     """The options of a param group as C sees them: which are read at every step, and which must stay.
 
     Attributes:
-        count: How many numbers there are; the first is the step.
         mutable: Whether an option may change its value without becoming another object.
-        memory: The numbers, for C to write.
+        memory: The numbers, for C to write; the first is the step.
     """
-
-    memory: Any = None
 
     def __init__(self, group: Mapping[str, Any], options: frozenset[str]):
         self._group, self._options = group, options
@@ -302,7 +290,7 @@ class _Numbers:
             for place, cell in enumerate(value) if type(value) is tuple else [(None, value)]:
                 if _is_moving(cell):
                     self._places[name, place] = len(self._places)
-        self.count = len(self._places)
+        self.memory = (ctypes.c_double * len(self._places))()
         cells = itertools.chain(*(v if type(v) is tuple else (v,) for k, v in group.items() if k in options))
         self.mutable = any(
             not isinstance(cell, (int, float, str, type(None))) and not _is_moving(cell) for cell in cells
@@ -393,8 +381,7 @@ def _launched(tasks: Sequence[Task], calls: Sequence[fused.Call]) -> _Launches:
         if own[0].in_lists:
             launches.append((foreach.Launch(first.program, first.inputs), own))
             continue
-        columns = [[*itertools.chain(*each)] for each in zip(*(call.inputs for _, call in pairs), strict=True)]
-        rows = [row for row, (_, call) in enumerate(pairs) for _ in call.inputs[0]]
+        columns, rows = fused.joined([call for _, call in pairs])
         kernel = fused.kernel_for(first.program, columns[0][0].dtype, columns[1][0].dtype)
         launches.append((fused.Launch(kernel, columns, rows), own))
     return launches

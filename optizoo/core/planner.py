@@ -91,7 +91,7 @@ class Planner:
             try:
                 calls = [bucket.call() for bucket in buckets]
                 tasks = [_task(optimizer, bucket, call) for bucket, call in zip(buckets, calls, strict=True)]
-                self.plan = Plan(optimizer.param_groups, optimizer.state, tasks, calls)
+                self.plan = Plan(optimizer.param_groups, optimizer.state, optimizer.option_names, tasks, calls)
                 self._served, self.guarded = 0, guarded
             except Exception:  # of any kind: steps go on without a plan, which is not asked for again
                 self._refused = done
@@ -122,7 +122,6 @@ def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
     watching = watched(optimizer.chosen, options)
     return Task(
         group=bucket.group,
-        options=optimizer.option_names,
         names=(*values, *steps),
         values=tuple(values.values()),
         wiring=wiring,
