@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optizoo.backends.trace import LOOP_REMEDY, TraceError, trace
+from optizoo.backends.trace import LOOP_REMEDY, TOTAL, Program, TraceError, trace
 from optizoo.core.checks import Check, flag, number, values
 from optizoo.core.declaration import constructor
 from optizoo.core.names import did_you_mean
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.options import Common
-from optizoo.core.rule import Rule, schema
+from optizoo.core.rule import GIVEN, Rule, schema
 
 
 def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptimizer]:
@@ -62,7 +62,7 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
         "__module__": sys._getframe(1).f_globals.get("__name__", "__main__"),
         "__init__": constructor(_signature_only(options)),
         "checks": {option: check for option, check in checks.items() if option != "lr"},
-        "counts_steps": schema(rule).names_step,
+        "counts_steps": bool(schema(rule).names_step or schema(rule).numbers),
         "rule": staticmethod(rule),
     }
     kind = type(name, (RuleOptimizer,), body)
@@ -86,19 +86,32 @@ def _signature_only(options: Mapping[str, Any]) -> Callable[..., None]:
 def _follow(rule: Rule, options: Mapping[str, Any]) -> None:
     """Trace the first updates, until all states have come to be that the rule makes, or raise ``TraceError``."""
     declared = schema(rule)
+    given = {"step": 1.0, "shape": (4, 3), "machine_eps": 1e-7}
+    further = {**{name: given[name] for name in declared.given}, **declared.numbers}
     present: dict[str, bool] | None = None
     following = declared.states
     update = 0.0
     while following != present:
         present = following
         update += 1
-        step: dict[str, Any] = {"step": update} if declared.names_step else {}
+        if declared.names_step:
+            further["step"] = update
         try:
-            program, _ = trace(rule, present, **options, **step)
+            program = _last(rule, present, {**options, **further})
         except TraceError as error:
             raise TraceError(str(error).removesuffix(LOOP_REMEDY)) from error
         made = dict(program.outputs)
         following = {name: exists or name in made for name, exists in present.items()}
+
+
+def _last(rule: Rule, present: Mapping[str, bool], options: Mapping[str, Any]) -> Program:
+    """Return the program of a rule that knows all sums over the model that it asks for."""
+    totals: list[float] = []
+    while True:
+        program, _ = trace(rule, present, totals=totals, **options)
+        if program.outputs[0][0] != TOTAL:
+            return program
+        totals.append(1.0)
 
 
 def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,9 +127,10 @@ def _options(rule: Rule, name: str, defaults: Mapping[str, Any]) -> dict[str, An
     title = getattr(rule, "__name__", repr(rule))
     if len(positional) < 2 or len(positional) + len(keywords) < len(parameters):
         raise TypeError(f"rule {title!r} must have the form {form}; it has {inspect.signature(rule)}")
-    if any(p.default not in (p.empty, None) for p in positional):
-        raise TypeError(f"a state of rule {title!r} can only have the default None: the rule makes it")
-    keywords.pop("step", None)
+    if any(p.default not in (p.empty, None) and not isinstance(p.default, (int, float)) for p in positional):
+        raise TypeError(f"a state of rule {title!r} can only have the default None, or a number where it is one")
+    for given in GIVEN:
+        keywords.pop(given, None)
     for option in Common.__annotations__.keys() & keywords.keys():
         raise ValueError(f"rule {title!r} names {option!r}, which every optimizer has already; give it another name")
     for option, value in defaults.items():

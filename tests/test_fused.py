@@ -18,12 +18,13 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.backends import fused, loop
-from optizoo.backends.trace import WORDS, Operation, Program
+from optizoo.backends.trace import Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.testing import Run, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
 from optizoo.testing.verify import option_combinations
 from optizoo.zoo import optimizer_class
+from optizoo.core.rule import WORDS
 from tests.zoo import COMBINATIONS, FEW, assert_same_state, feed, parameters, run
 
 pytestmark = pytest.mark.skipif(fused.unavailable() is not None, reason=f"no fused kernels: {fused.unavailable()}")
@@ -100,7 +101,7 @@ def on_reference(operation: Operation, operands: list[Tensor], scalar: float) ->
     first, *others = operands
     if operation.word.endswith("_scalar"):
         return getattr(first, operation.word.removesuffix("_scalar"))(scalar)
-    keyword = WORDS[operation.word]
+    keyword = WORDS[operation.word].scalar
     if keyword in ("alpha", "value"):
         return getattr(first, operation.word)(*others, **{keyword: scalar})
     return getattr(first, operation.word)(*others, *([] if keyword is None else [scalar]))
@@ -128,7 +129,7 @@ def test_every_word_has_the_bits_of_torch(word, dtype, scalar):
         grid = torch.cartesian_prod(*[torch.tensor(SPECIAL, dtype=dtype)] * 3).T
         inputs = [torch.cat([column, row]) for column, row in zip(random, grid, strict=True)]
     count = {"addcmul": 3, "addcdiv": 3}.get(word, 2 if word in ("add", "sub", "mul", "div", "lerp", "maximum") else 1)
-    operation = Operation(word, tuple(range(count)), None if WORDS[word] is None else 0)
+    operation = Operation(word, tuple(range(count)), None if WORDS[word].scalar is None else 0)
     program = Program(("param", "grad", "state"), (operation,), (("param", 3), ("state", 2)))
     expected = on_reference(operation, inputs[:count], scalar)
     columns = [[tensor.clone()] for tensor in inputs]

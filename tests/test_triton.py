@@ -17,8 +17,9 @@ import optizoo
 from optizoo import rules
 from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
 from optizoo.backends.build import BuildError
-from optizoo.backends.trace import WORDS, Operation, Program, trace
+from optizoo.backends.trace import Operation, Program, trace
 from optizoo.testing.ulp import identical
+from optizoo.core.rule import WORDS
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton; none is installed")
 
@@ -287,7 +288,7 @@ SIZES: dict[str, Callable[..., Tensor]] = {
 def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> None:
     count, meaning = MEANINGS[word]
     inputs = ("param", "grad", "a")
-    index = None if WORDS[word] is None else 0
+    index = None if WORDS[word].scalar is None else 0
     program = Program(inputs, (Operation(word, tuple(range(count)), index),), (("result", 3),))
     columns = make_columns(inputs, dtype, device)
     for number, name in enumerate(inputs):  # positive, so that sums lose no digits; then every special by every other
@@ -332,7 +333,7 @@ def random_program(seed: int) -> tuple[Program, list[float]]:
     for number in range(len(inputs), len(inputs) + 12):
         word = list(WORDS)[draw(len(WORDS))]
         index = None
-        if WORDS[word] is not None:
+        if WORDS[word].scalar is not None:
             index = len(scalars)
             scalars.append(draw(33) / 16 - 1)
         operations.append(Operation(word, tuple(draw(number) for _ in range(MEANINGS[word][0])), index))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from optizoo.backends import foreach, fused, in_place
+from optizoo.backends import foreach, fused, in_place, loop
 
 # Tensor types whose memory and lists the backends may use; others (DTensor) bring their own dispatch.
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -26,6 +26,7 @@ class Choice(NamedTuple):
 
 
 UPDATES = {"loop": in_place.update, "foreach": foreach.update, "fused": fused.update}
+TOTALS = {"loop": loop.total, "foreach": foreach.total, "fused": fused.total}
 
 
 def choose(
@@ -143,4 +144,4 @@ def _aligned(param: Tensor, *others: Tensor) -> bool:
     return True
 
 
-__all__ = ["UPDATES", "Choice", "choose", "fused_obstacle"]
+__all__ = ["TOTALS", "UPDATES", "Choice", "choose", "fused_obstacle"]

@@ -18,6 +18,7 @@ for (int64_t j = from; j < to; j++) {
 """
 
 from optizoo.backends.trace import Operation, Program
+from optizoo.core.rule import WORDS
 
 # Type of a tensor -> the C type of an element, the type in which it is computed, and how one becomes the other.
 # In 16 bits every operand is widened when it is read and the result rounded once, when it is written.
@@ -26,29 +27,6 @@ TYPES: dict[str, tuple[str, str, str, str]] = {
     "float64": ("double", "double", "{}", "{}"),
     "bfloat16": ("uint16_t", "float", "from_bfloat16({})", "to_bfloat16({})"),
     "float16": ("uint16_t", "float", "from_float16({})", "to_float16({})"),
-}
-
-# Word -> its C expression; {0} {1} {2} are the operands, {s} the scalar. The fma stand where the vector code of torch
-# has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to torch's.
-_EXPRESSIONS = {
-    "add": "FMA({1}, {s}, {0})",
-    "add_scalar": "{0} + {s}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
-    "mul_scalar": "{0} * {s}",
-    "div": "{0} / {1}",
-    "div_scalar": "{0} / {s}",
-    "lerp": "LERP({0}, {1}, {s})",
-    "addcmul": "FMA({s} * {1}, {2}, {0})",
-    "addcdiv": "{0} + {s} * {1} / {2}",
-    "maximum": "MAXIMUM({0}, {1})",
-    "clamp_min": "({0} < {s} ? {s} : {0})",
-    "clamp_max": "({0} > {s} ? {s} : {0})",
-    "neg": "-{0}",
-    "reciprocal": "1 / {0}",
-    "sqrt": "SQRT({0})",
-    "abs": "ABS({0})",
-    "sign": "(real)(({0} > 0) - ({0} < 0))",
 }
 
 _HEAD = """\
@@ -296,4 +274,4 @@ def fresh_outputs(program: Program) -> tuple[str, ...]:
 
 def _expression(operation: Operation) -> str:
     operands = [f"v{operand}" for operand in operation.operands]
-    return _EXPRESSIONS[operation.word].format(*operands, s=f"s{operation.scalar}")
+    return WORDS[operation.word].c.format(*operands, s=f"s{operation.scalar}")

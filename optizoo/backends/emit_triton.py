@@ -19,6 +19,7 @@ import triton
 from collections.abc import Sequence
 
 from optizoo.backends.trace import Operation, Program
+from optizoo.core.rule import WORDS
 
 # Type of a tensor -> Triton's type of an element, and the type in which it is computed. In 16 bits every operand is
 # widened when it is read and the result rounded once, when it is written.
@@ -27,31 +28,6 @@ TYPES: dict[str, tuple[str, str]] = {
     "float64": ("tl.float64", "tl.float64"),
     "bfloat16": ("tl.bfloat16", "tl.float32"),
     "float16": ("tl.float16", "tl.float32"),
-}
-
-# Word -> its expression; {0} {1} {2} are the operands, {s} the scalar. The comparisons are false beside NaN, and chosen
-# so that NaN goes on where torch lets it go on.
-_EXPRESSIONS = {
-    "add": "tl.fma({1}, {s}, {0})",
-    "add_scalar": "{0} + {s}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
-    "mul_scalar": "{0} * {s}",
-    "div": "{divide}({0}, {1})",
-    "div_scalar": "{divide}({0}, {s})",
-    # From the nearer end, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
-    "lerp": "tl.fma({1} - {0}, tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 0.5, {0}, {1}))",
-    "addcmul": "tl.fma({1} * {2}, {s}, {0})",
-    "addcdiv": "tl.fma({divide}({1}, {2}), {s}, {0})",
-    "maximum": "tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
-    "minimum": "tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
-    "clamp_min": "tl.where({0} < {s}, {s}, {0})",
-    "clamp_max": "tl.where({0} > {s}, {s}, {0})",
-    "neg": "-{0}",
-    "reciprocal": "{divide}(tl.full((), 1.0, {real}), {0})",
-    "sqrt": "{sqrt}({0})",
-    "abs": "tl.abs({0})",
-    "sign": "({0} > 0).to({real}) - ({0} < 0).to({real})",
 }
 
 # Triton has correctly rounded functions of their own in float32, where the plain ones are approximations.
@@ -178,4 +154,4 @@ def _body(program: Program, elements: Sequence[str], real: str, homes: Sequence[
 
 def _expression(operation: Operation, real: str) -> str:
     operands = [f"v{operand}" for operand in operation.operands]
-    return _EXPRESSIONS[operation.word].format(*operands, s=f"s{operation.scalar}", **_FUNCTIONS[real])
+    return WORDS[operation.word].triton.format(*operands, s=f"s{operation.scalar}", **_FUNCTIONS[real])

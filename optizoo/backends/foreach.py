@@ -13,38 +13,37 @@ import torch
 from torch import Tensor
 
 from optizoo.backends.loop import Columns
-from optizoo.backends.trace import Program, trace
+from optizoo.backends.trace import TOTAL, Program, running, trace
+from optizoo.core.rule import FULL, WORDS, Word
 
 _IN_PLACE = (torch.float32, torch.float64)
 
 
 def update(
-    rule: Callable[..., tuple],
+    rule: Callable[..., Any],
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Columns,
     *,
     maximize: bool = False,
+    totals: Sequence[float] = (),
     **options: Any,
-) -> dict[str, list[Tensor]]:
+) -> dict[str, list[Any]]:
     """Apply ``rule`` to all parameters at once; arguments and result are those of :func:`optizoo.backends.loop.update`.
 
     All tensors must be dense and real and share one device and one dtype.
     """
-    program, scalars = trace(
-        rule, {name: column is not None for name, column in states.items()}, maximize=maximize, **options
-    )
-    # The foreach functions take numbers; a 0-dim tensor is the same number, read on the host.
-    scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+    present = {name: column is not None for name, column in states.items()}
+    program, scalars = trace(rule, present, maximize=maximize, totals=totals, **options)
+    numbers = running(rule, present, maximize=maximize, totals=totals, **options)
     inputs = [params, grads, *(column for column in states.values() if column is not None)]
     in_place = params[0].dtype in _IN_PLACE
-    results = replay(program, scalars, inputs, in_place=in_place)
-
+    results = replay(program, _on_host(scalars), inputs, in_place=in_place)
+    made: dict[str, list[Any]] = {name: [number] * len(params) for name, number in numbers.items()}
     if in_place and _settled(program):
-        return {}
+        return made
     homes = dict(zip(program.inputs, inputs, strict=True))
     taken = [id(tensors) for tensors in inputs]
-    made: dict[str, list[Tensor]] = {}
     for (name, _), result in zip(program.outputs, results, strict=True):
         home = homes.get(name)
         if result is home:
@@ -55,6 +54,29 @@ def update(
     for name in homes.keys() & made.keys():
         torch._foreach_copy_(list(homes[name]), made.pop(name))  # pyright: ignore[reportPrivateImportUsage]
     return made
+
+
+def total(
+    rule: Callable[..., Any],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    **options: Any,
+) -> list[Tensor] | None:
+    """Return for every parameter what the rule wants summed over the model next, or ``None`` if it wants nothing more.
+
+    The arguments are those of :func:`update`.
+    """
+    program, scalars = trace(rule, {name: column is not None for name, column in states.items()}, **options)
+    if program.outputs[0][0] != TOTAL:
+        return None
+    inputs = [params, grads, *(column for column in states.values() if column is not None)]
+    return [*replay(program, _on_host(scalars), inputs, in_place=False)[0]]
+
+
+def _on_host(scalars: Sequence[Any]) -> list[Any]:
+    """Return scalars as the foreach functions take them; a 0-dim tensor is the same number, read on the host."""
+    return [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
 
 
 class Launch:
@@ -69,7 +91,7 @@ class Launch:
     """
 
     def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
-        if columns[0][0].dtype not in _IN_PLACE or not _settled(program):
+        if columns[0][0].dtype not in _IN_PLACE or not program.elementwise or not _settled(program):
             raise ValueError("the outputs do not settle in the inputs")
         self.tensors = len(columns[0])
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
@@ -79,7 +101,7 @@ class Launch:
 
     def put(self, scalars: Sequence[Any]) -> None:
         """Set the scalars, numbers or 0-dim tensors."""
-        self._scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+        self._scalars = _on_host(scalars)
 
     def run(self, grads: Sequence[Tensor]) -> None:
         """Update the tensors with these gradients of ``params``."""
@@ -98,7 +120,10 @@ def replay(
     values: list[Any] = list(inputs)
     for function, operands, scalar, keyword, overwrite in _calls(program, in_place):
         arguments = [values[operand] for operand in operands]
-        if scalar is None:
+        if keyword is _BY_ONE:
+            numbers = () if scalar is None else scalars[scalar : scalar + 2]
+            result = [function(*each, numbers=numbers) for each in zip(*arguments, strict=True)]
+        elif scalar is None:
             result = function(*arguments)
         elif keyword is None:
             result = function(*arguments, scalars[scalar])
@@ -106,6 +131,20 @@ def replay(
             result = function(*arguments, **{keyword: scalars[scalar]})
         values.append(arguments[0] if overwrite else result)
     return [values[value] for _, value in program.outputs]
+
+
+def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:
+    """Return torch's function for a word over lists, where there is one."""
+    return None if word.arguments else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
+
+
+_BY_ONE = "each tensor by itself"
+
+
+def _one(word: Word) -> Callable[..., Tensor]:
+    if word.second is not None or word.scalar is None:
+        return word.apply
+    return lambda *operands, numbers: word.apply(*operands, numbers=numbers[:1])
 
 
 def _settled(program: Program) -> bool:
@@ -119,7 +158,11 @@ def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
     calls = []
     for operation, may_overwrite in zip(program.operations, settle(program)[0], strict=True):
         overwrite = may_overwrite and in_place
-        function = getattr(torch, f"_foreach_{operation.word.removesuffix('_scalar')}{'_' if overwrite else ''}")
+        word = WORDS[operation.word]
+        function = _in_lists(word, in_place=overwrite)
+        if function is None:  # there is no such word for lists
+            calls.append((_one(word), operation.operands, operation.scalar, _BY_ONE, False))
+            continue
         keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
         calls.append((function, operation.operands, operation.scalar, keyword, overwrite))
     return tuple(calls)
@@ -148,6 +191,8 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
         first = operation.operands[0]
         dies = last_use[first] == index
         overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
+        overwrite &= program.rank[first] == program.rank[count + index] == FULL
+        overwrite &= _in_lists(WORDS[operation.word], in_place=True) is not None
         memory.append(memory[first] if overwrite else None)
         overwrites.append(overwrite)
     return tuple(overwrites), all(memory[value] == name for name, value in program.outputs)

@@ -16,9 +16,13 @@ from torch import Tensor
 from optizoo.backends import build, emit_c, fused_cuda, process, proof
 from optizoo.backends.build import BuildError
 from optizoo.backends.loop import Columns
-from optizoo.backends.trace import Operation, Program, TraceError, trace
+from optizoo.backends.trace import TOTAL, Operation, Program, TraceError, running, trace
+from optizoo.core.rule import FULL
 
 TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+NUMBERS = torch.float64
+"""Type of the numbers that a kernel makes of whole tensors."""
 
 GRAIN = 1 << 13
 """Elements below which a thread of its own does not pay."""
@@ -102,12 +106,18 @@ class Call(NamedTuple):
         scalars: Its scalars.
         inputs: For every input of the program, the tensors.
         made: For every state that the program makes, the tensors that it goes to.
+        numbers: The new values of the rule's running numbers.
     """
 
     program: Program
     scalars: tuple[Any, ...]
     inputs: Sequence[Sequence[Tensor]]
     made: dict[str, list[Tensor]]
+    numbers: dict[str, Any] = {}
+
+    def results(self) -> dict[str, list[Any]]:
+        """Return what a bucket keeps: columns of the states that were made, and of the running numbers."""
+        return {**self.made, **{name: [number] * len(self.inputs[0]) for name, number in self.numbers.items()}}
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -117,12 +127,10 @@ class Call(NamedTuple):
 
 
 def call(
-    rule: Callable[..., tuple],
+    rule: Callable[..., Any],
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Columns,
-    *,
-    maximize: bool = False,
     **options: Any,
 ) -> Call:
     """Return what applies ``rule`` to all parameters; the arguments are those of :func:`optizoo.backends.loop.update`.
@@ -131,9 +139,37 @@ def call(
     parameters and states have one type, gradients one, which may differ.
     """
     present = {name: column is not None for name, column in states.items()}
-    program, scalars = trace(rule, present, maximize=maximize, **options)
-    made = {name: [torch.empty_like(param) for param in params] for name in emit_c.fresh_outputs(program)}
-    return Call(program, scalars, [params, grads, *(column for column in states.values() if column is not None)], made)
+    program, scalars = trace(rule, present, **options)
+    numbers = running(rule, present, **options)
+    inputs = [params, grads, *(column for column in states.values() if column is not None)]
+    return Call(program, scalars, inputs, _fresh(program, params), numbers)
+
+
+def _fresh(program: Program, params: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Return memory for the outputs of a program that are no inputs."""
+    rank = {name: program.rank[value] for name, value in program.outputs}
+    return {
+        name: [torch.empty_like(param) if rank[name] == FULL else torch.empty((), dtype=NUMBERS) for param in params]
+        for name in emit_c.fresh_outputs(program)
+    }
+
+
+def total(
+    rule: Callable[..., Any],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    **options: Any,
+) -> list[Tensor] | None:
+    """Return for every parameter what the rule wants summed over the model next, or ``None`` if it wants nothing more.
+
+    The arguments are those of :func:`update`.
+    """
+    wanted = call(rule, params, grads, states, **options)
+    if wanted.program.outputs[0][0] != TOTAL:
+        return None
+    run([wanted])
+    return wanted.made[TOTAL]
 
 
 def joined(calls: Sequence[Call]) -> tuple[list[list[Tensor]], list[int]]:
@@ -213,7 +249,7 @@ def update(
     """
     made = call(rule, params, grads, states, **options)
     run([made])
-    return made.made
+    return made.results()
 
 
 _kernels: dict[tuple[Program, torch.dtype, torch.dtype, bool], Kernel | str] = {}  # or why there is none
@@ -261,17 +297,25 @@ def obstacle(
         found_inf: Whether the kernel looks for an overflow.
         **options: As in the loop.
     """
+    totals: list[float] = []
     try:
-        program, scalars = trace(rule, states, maximize=maximize, **options)
-        if param.is_cuda:
-            fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
-        else:
-            kernel_for(program, param.dtype, grad.dtype, unscale=grad_scale)
+        while True:
+            program, scalars = trace(rule, states, maximize=maximize, totals=totals, **options)
+            if program.unkerneled is not None:
+                return f"there is no kernel for {program.unkerneled}"
+            if param.is_cuda and not program.elementwise:
+                return "there is no kernel for numbers of whole tensors on CUDA"
+            if param.is_cuda:
+                fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
+            else:
+                kernel_for(program, param.dtype, grad.dtype, unscale=grad_scale)
+            if program.outputs[0][0] != TOTAL:
+                return None
+            totals.append(1.0)  # any number: it is a scalar of the next program
     except BuildError as error:
         return str(error)
     except TraceError:  # is told by the update
         return None
-    return None
 
 
 _PROBE = Program(("param", "grad"), (Operation("add", (0, 1), 0),), (("param", 2),))

@@ -14,7 +14,8 @@ from torch.nn import Parameter
 
 from optizoo.backends import loop
 from optizoo.backends.foreach import settle
-from optizoo.backends.trace import WORDS, Program, TraceError, trace
+from optizoo.backends.trace import Program, TraceError, trace
+from optizoo.core.rule import WORDS, schema
 
 _PLAIN = (Tensor, Parameter)
 _SCALINGS = ("neg", "mul_scalar", "div_scalar")
@@ -44,7 +45,7 @@ def update(
             program, scalars = trace(rule, present, maximize=maximize, **options)
         except TraceError:  # only the loop can follow
             pass
-    if program is None:
+    if program is None or not program.elementwise or schema(rule).numbers:
         further = {"maximize": maximize, "differentiable": differentiable, "tensor_scalars": tensor_scalars}
         return loop.update(rule, params, grads, states, **further, **options)
     scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
@@ -123,7 +124,7 @@ def _calls(program: Program, *kinds: tuple[torch.dtype, bool]) -> tuple[tuple[An
         return None
     calls = []
     for operation, overwrite in zip(program.operations, settle(program)[0], strict=True):
-        word, keyword = operation.word.removesuffix("_scalar"), WORDS[operation.word]
+        word, keyword = operation.word.removesuffix("_scalar"), WORDS[operation.word].scalar
         function = getattr(Tensor, f"{word}_", _maximum_) if overwrite else getattr(Tensor, word)
         by_place = len(operation.operands) == 1 or keyword == "weight"
         calls.append((function, operation.operands, operation.scalar, None if by_place else keyword))

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optizoo.core.rule import check_results
+from optizoo.core.rule import WORDS, check_results, driven, schema
 
 Columns = Mapping[str, Sequence[Tensor] | None]
 
 
 def update(
-    rule: Callable[..., tuple],
+    rule: Callable[..., Any],
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Columns,
@@ -23,8 +23,9 @@ def update(
     maximize: bool = False,
     differentiable: bool = False,
     tensor_scalars: bool = False,
+    totals: Sequence[Any] = (),
     **options: Any,
-) -> dict[str, list[Tensor]]:
+) -> dict[str, list[Any]]:
     """Apply ``rule`` to every parameter and write the results into the parameters and the states that exist.
 
     Args:
@@ -36,42 +37,93 @@ def update(
         maximize: Ascend: the rule sees the negative gradient.
         differentiable: Let autograd see the update: every state is returned as a new tensor, none is overwritten.
         tensor_scalars: Some of the options are 0-dim tensors that must stay tensors (see :class:`Operand`).
-        **options: The hyper-parameters that the rule names.
+        totals: The sums over the model that the rule asks for; :func:`total` finds them.
+        **options: The hyper-parameters that the rule names, and its running numbers.
 
     Returns:
-        Columns of new tensors for the states that the rule made, or for all of them if ``differentiable``. A state for
-        which the rule returns ``None`` stays as it is.
+        Columns of new tensors for the states that the rule made, or for all of them if ``differentiable``, and of the
+        new running numbers. A state for which the rule returns ``None`` stays as it is.
 
     Raises:
         TypeError: The rule did not return one result for the parameter and each state; nothing was written.
     """
-    made: dict[str, list[Tensor]] = {}
+    made: dict[str, list[Any]] = {}
+    numbers = schema(rule).numbers
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         state = [None if column is None else column[index] for column in states.values()]
         shape = param.shape
-        if param.dim() == 0:  # beside a parameter with dimensions a 0-dim option does not raise its type
-            param, grad = param.view(1), grad.view(1)
-            state = [None if tensor is None else tensor.view(1) for tensor in state]
-        # Autograd may save the parameter that the rule reads, which the copy below overwrites.
-        operands = _of_one_type([param.clone() if differentiable else param, -grad if maximize else grad, *state])
+        param, operands, state = _operands(param, grad, state, maximize=maximize, differentiable=differentiable)
+        results, waits = _called(rule, operands, totals, options, tensor_scalars=tensor_scalars)
+        if waits:
+            raise TypeError(f"rule {rule.__name__!r} sums over the model; its sums must be found first")
+        check_results(rule, results, ("param", *states, *numbers))
         if tensor_scalars:
-            wrapped = {name: _wrapped(value) for name, value in options.items()}
-            results = rule(*(None if operand is None else Operand(operand) for operand in operands), **wrapped)
-        else:
-            results = rule(*operands, **options)
-        check_results(rule, results, ("param", *states))
-        if tensor_scalars:
-            results = [None if result is None else result.tensor for result in results]
-        new_param, *new_state = _unshared(results, operands)
+            results = tuple(map(_tensor, results))
+        new_param, *new_state = _unshared(results[: 1 + len(states)], operands)
         param.copy_(new_param)
         for name, old, new in zip(states, state, new_state, strict=True):
             if new is None:
                 continue
             if old is None or differentiable:
-                made.setdefault(name, []).append(new if shape else new.view(()))
+                made.setdefault(name, []).append(new if shape or not new.dim() else new.view(()))
             else:
                 old.copy_(new)
+        for name, number in zip(numbers, results[1 + len(states) :], strict=True):
+            made.setdefault(name, []).append(number)
     return made
+
+
+def total(
+    rule: Callable[..., Any],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Columns,
+    *,
+    maximize: bool = False,
+    differentiable: bool = False,
+    tensor_scalars: bool = False,
+    totals: Sequence[Any] = (),
+    **options: Any,
+) -> list[Any] | None:
+    """Return for every parameter what the rule wants summed over the model next, or ``None`` if it wants nothing more.
+
+    The arguments are those of :func:`update`.
+    """
+    wanted = []
+    for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        state = [None if column is None else column[index] for column in states.values()]
+        _, operands, _ = _operands(param, grad, state, maximize=maximize, differentiable=differentiable)
+        result, waits = _called(rule, operands, totals, options, tensor_scalars=tensor_scalars)
+        if not waits:
+            return None
+        wanted.append(_tensor(result))
+    return wanted
+
+
+def _operands(
+    param: Tensor, grad: Tensor, state: list[Tensor | None], *, maximize: bool, differentiable: bool
+) -> tuple[Tensor, list[Any], list[Tensor | None]]:
+    """Return the parameter, what the rule sees of it, its gradient and its states, and the states."""
+    if param.dim() == 0:  # beside a parameter with dimensions a 0-dim option does not raise its type
+        param, grad = param.view(1), grad.view(1)
+        state = [None if tensor is None else tensor.view(1) for tensor in state]
+    # Autograd may save the parameter that the rule reads, which is overwritten.
+    return param, _of_one_type([param.clone() if differentiable else param, -grad if maximize else grad, *state]), state
+
+
+def _called(
+    rule: Callable[..., Any],
+    operands: Sequence[Any],
+    totals: Sequence[Any],
+    options: Mapping[str, Any],
+    *,
+    tensor_scalars: bool,
+) -> tuple[Any, bool]:
+    if not tensor_scalars:
+        return driven(rule(*operands, **options), totals)
+    wrapped = {name: _wrapped(value) for name, value in options.items()}
+    arguments = [None if operand is None else Operand(operand) for operand in operands]
+    return driven(rule(*arguments, **wrapped), [*map(_wrapped, totals)])
 
 
 def _of_one_type(operands: Sequence[Any]) -> list[Any]:
@@ -175,29 +227,34 @@ class Operand:
         """Return self + value · tensor1 / tensor2."""
         return Operand(self.tensor + _tensor(value) * (_tensor(tensor1) / _tensor(tensor2)))
 
-    def maximum(self, other):
-        """Return the larger of the two, element by element."""
-        return Operand(self.tensor.maximum(_tensor(other)))
+    def addmm(self, mat1, mat2, *, beta=1, alpha=1):
+        """Return beta · self + alpha · mat1 @ mat2."""
+        return Operand(_tensor(beta) * self.tensor + _tensor(alpha) * (_tensor(mat1) @ _tensor(mat2)))
 
-    def clamp_min(self, minimum):
-        """Return the values, none below ``minimum``."""
-        return Operand(self.tensor.clamp_min(_tensor(minimum)))
+    def __matmul__(self, other):
+        return Operand(self.tensor @ _tensor(other))
 
-    def clamp_max(self, maximum):
-        """Return the values, none above ``maximum``."""
-        return Operand(self.tensor.clamp_max(_tensor(maximum)))
+    @property
+    def T(self):  # noqa: N802
+        """Return the matrix with its dimensions exchanged."""
+        return Operand(self.tensor.T)
 
-    def sqrt(self):
-        """Return the square root."""
-        return Operand(self.tensor.sqrt())
+    def single(self):
+        """Return the number as float32 holds it."""
+        return Operand(self.tensor.float())
 
-    def abs(self):
-        """Return the magnitude."""
-        return Operand(self.tensor.abs())
 
-    def sign(self):
-        """Return -1, 0 or 1."""
-        return Operand(self.tensor.sign())
+def _word(name: str) -> Callable[..., Operand]:
+    def call(self, *arguments, **keywords):
+        return Operand(getattr(self.tensor, name)(*map(_tensor, arguments), **keywords))
+
+    call.__name__ = name
+    call.__doc__ = f"Return what ``torch.Tensor.{name}`` makes of the tensors."
+    return call
+
+
+for _name in {word.call for word in WORDS.values()} - vars(Operand).keys():
+    setattr(Operand, _name, _word(_name))
 
 
 def _tensor(value):

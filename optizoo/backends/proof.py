@@ -16,7 +16,8 @@ from torch import Tensor
 
 from optizoo.backends.build import BuildError
 from optizoo.backends.emit_c import fresh_outputs
-from optizoo.backends.trace import WORDS, Operation, Program
+from optizoo.backends.trace import Operation, Program
+from optizoo.core.rule import WORDS
 
 VERSION = 2
 """To be raised with every change of what a kernel must pass: verdicts in a cache are those of one version."""
@@ -226,13 +227,8 @@ def _word(operation: Operation, operands: Sequence[Tensor], scalars: Sequence[fl
     first, *others = operands
     if operation.word == "sqrt":
         return _root(first)
-    function = getattr(first, operation.word.removesuffix("_scalar"))
-    if operation.scalar is None:
-        return function(*others)
-    keyword = WORDS[operation.word]
-    if keyword in ("alpha", "value"):
-        return function(*others, **{keyword: scalars[operation.scalar]})
-    return function(*others, scalars[operation.scalar])
+    numbers = () if operation.scalar is None else (scalars[operation.scalar],)
+    return WORDS[operation.word].apply(first, *others, numbers=numbers)
 
 
 def _root(values: Tensor) -> Tensor:

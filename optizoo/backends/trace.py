@@ -10,11 +10,12 @@ param <- %3
 (0.01, -0.1)
 """
 
+import functools
 import inspect
 import math
 import operator
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,31 +25,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from optizoo.core.checks import plain
-from optizoo.core.rule import check_results
+from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, schema, single
 
-# Word -> the name of its scalar; None where the word takes tensors only. Words that end in _scalar have a
-# number where their namesake has a second tensor.
-WORDS: dict[str, str | None] = {
-    "add": "alpha",
-    "add_scalar": "other",
-    "sub": None,
-    "mul": None,
-    "mul_scalar": "other",
-    "div": None,
-    "div_scalar": "other",
-    "lerp": "weight",
-    "addcmul": "value",
-    "addcdiv": "value",
-    "maximum": None,
-    "clamp_min": "minimum",
-    "clamp_max": "maximum",
-    "neg": None,
-    "reciprocal": None,
-    "sqrt": None,
-    "abs": None,
-    "sign": None,
-}
-
+TOTAL = "total"
+"""Name of the output of a program that is cut where its rule waits for a sum over the model."""
 
 LOOP_REMEDY = "; foreach=False runs it as it is"
 
@@ -80,16 +60,41 @@ class Program:
     Attributes:
         inputs: ``("param", "grad", *states that existed)``.
         operations: In the order of execution.
-        outputs: For the parameter and each state that the rule returns, its name and the number of its new value.
+        outputs: For the parameter and each state that the rule returns, its name and the number of its new value. Or
+            ``TOTAL`` alone, and what is to be summed over the model.
+        ranks: For every input that has not one number for every element, its rank.
     """
 
     inputs: tuple[str, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[tuple[str, int], ...]
+    ranks: tuple[tuple[str, int], ...] = ()
+
+    @cached_property
+    def rank(self) -> tuple[int, ...]:
+        """For every value its rank, a constant of :mod:`optizoo.core.rule`."""
+        known = dict(self.ranks)
+        ranks = [known.get(name, FULL) for name in self.inputs]
+        for operation in self.operations:
+            ranks.append(ranked(operation.word, [ranks[operand] for operand in operation.operands]))
+        return tuple(ranks)
+
+    @cached_property
+    def elementwise(self) -> bool:
+        """Whether every element goes its own way."""
+        return all(rank == FULL for rank in self.rank)
+
+    @cached_property
+    def unkerneled(self) -> str | None:
+        """What no kernel computes, or ``None``."""
+        word = next((operation.word for operation in self.operations if not WORDS[operation.word].c), None)
+        if word is not None:
+            return f"{WORDS[word].call!r} of rows, columns or matrices" if word != "bfloat16" else repr(word)
+        return f"states that are no tensors of its shape ({', '.join(dict(self.ranks))})" if self.ranks else None
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.inputs, self.operations, self.outputs))
+        return hash((self.inputs, self.operations, self.outputs, self.ranks))
 
     def __hash__(self) -> int:  # programs are looked up at every step
         return self._hash
@@ -113,14 +118,27 @@ class Program:
         for number, operation in enumerate(self.operations, start=len(self.inputs)):
             arguments = [name(operand) for operand in operation.operands]
             if operation.scalar is not None:
-                arguments.append(f"{WORDS[operation.word]}=${operation.scalar}")
+                arguments.append(f"{WORDS[operation.word].scalar}=${operation.scalar}")
             lines.append(f"%{number} = {operation.word}({', '.join(arguments)})")
         lines += [f"{output} <- {name(value)}" for output, value in self.outputs]
         return "\n".join(lines)
 
 
+def ranked(word: str, operands: Sequence[int]) -> int:
+    """Return the rank of what a word makes of operands of these ranks."""
+    own = WORDS[word].rank
+    if own is None:
+        return functools.reduce(operator.or_, operands)
+    return MATRIX if own not in (NUMBER, FULL) and MATRIX in operands else own
+
+
 def trace(
-    rule: Callable[..., tuple], states: Mapping[str, bool], *, maximize: bool = False, **options: Any
+    rule: Callable[..., Any],
+    states: Mapping[str, bool],
+    *,
+    maximize: bool = False,
+    totals: Sequence[float] = (),
+    **options: Any,
 ) -> tuple[Program, tuple[Any, ...]]:
     """Return what ``rule`` does under these options.
 
@@ -131,7 +149,9 @@ def trace(
         rule: A function of :mod:`optizoo.rules`, or any function of that form.
         states: For every state of the rule, in its order, whether it exists.
         maximize: The rule sees the negative gradient.
-        **options: The hyper-parameters that the rule names. They decide the wiring; their values become scalars.
+        totals: The sums over the model that are known; where the rule wants more, the program ends there.
+        **options: The hyper-parameters that the rule names, and its running numbers. They decide the wiring; their
+            values become scalars.
 
     Returns:
         The program and its scalars.
@@ -140,9 +160,27 @@ def trace(
         TraceError: The rule used a word outside the vocabulary, or ``if`` on a tensor.
         TypeError: The rule did not return one result for the parameter and each state.
     """
-    options = {name: plain(value) for name, value in options.items()}
-    wiring, program, scalars = _traced(rule, states, maximize, options)
+    options = _plain(options, totals)
+    wiring, program, scalars, _ = _traced(rule, states, maximize, options)
     return (program, scalars) if wiring is None else (wiring.program, wiring.scalars(*options.values()))
+
+
+def running(
+    rule: Callable[..., Any], states: Mapping[str, bool], *, totals: Sequence[float] = (), **options: Any
+) -> dict[str, Any]:
+    """Return the new values of the running numbers of ``rule``; the arguments are those of :func:`trace`."""
+    names = schema(rule).numbers
+    if not names:
+        return {}
+    maximize = options.pop("maximize", False)
+    options = _plain(options, totals)
+    wiring, _, _, numbers = _traced(rule, states, maximize, options)
+    return dict(zip(names, numbers if wiring is None else wiring.numbers(*options.values()), strict=True))
+
+
+def _plain(options: Mapping[str, Any], totals: Sequence[float]) -> dict[str, Any]:
+    known = {f"{TOTAL} {index}": float(total) for index, total in enumerate(totals)}
+    return {**{name: plain(value) for name, value in options.items()}, **known}
 
 
 def wire(
@@ -161,6 +199,7 @@ class Wiring(NamedTuple):
         scalars: Takes the values of the options, in order; returns the scalars of the program.
         conditions: What ``holds`` asks beside the kinds of the options: Python texts of ``option0``, ``option1``, ...
         formulas: The text of every scalar.
+        numbers: Takes the values of the options, in order; returns the new values of the running numbers.
     """
 
     program: Program
@@ -168,6 +207,7 @@ class Wiring(NamedTuple):
     scalars: Callable[..., tuple[Any, ...]]
     conditions: tuple[str, ...]
     formulas: tuple[str, ...]
+    numbers: Callable[..., tuple[Any, ...]]
 
 
 def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]] | None:
@@ -190,8 +230,8 @@ _wirings: WeakKeyDictionary[Callable[..., tuple], dict[tuple, list[Wiring]]] = W
 
 
 def _traced(
-    rule: Callable[..., tuple], states: Mapping[str, bool], maximize: bool, options: Mapping[str, Any]
-) -> tuple[Wiring | None, Program, tuple[Any, ...]]:
+    rule: Callable[..., Any], states: Mapping[str, bool], maximize: bool, options: Mapping[str, Any]
+) -> tuple[Wiring | None, Program, tuple[Any, ...], tuple[Any, ...]]:
     situation = (*states.items(), maximize, *options)
     known = _wirings.get(rule)
     if known is None:
@@ -199,56 +239,87 @@ def _traced(
     wirings = known.setdefault(situation, [])
     for wiring in wirings:
         if wiring.holds(*options.values()):
-            return wiring, wiring.program, ()
-    recorder = _Recorder(["param", "grad", *(name for name, exists in states.items() if exists)])
+            return wiring, wiring.program, (), ()
     kinds: dict[str, Any] = {}
     conditions = [_kind(f"option{index}", value, kinds) for index, value in enumerate(options.values())]
-    symbols = {name: _symbol(f"option{index}", value, recorder) for index, (name, value) in enumerate(options.items())}
-    program = _run(rule, states, recorder, maximize, symbols)
-    scalars = tuple(scalar.value if isinstance(scalar, Number) else scalar for scalar in recorder.scalars)
-    if not recorder.reproducible or not all(isinstance(scalar, (Number, int, float)) for scalar in recorder.scalars):
-        return None, program, scalars
+    recorder, program, numbers = _ranked_run(rule, states, maximize, options)
+    scalars = tuple(map(_value, recorder.scalars))
+    written = [*recorder.scalars, *numbers]
+    if not recorder.reproducible or not all(isinstance(scalar, (Number, int, float)) for scalar in written):
+        return None, program, scalars, tuple(map(_value, numbers))
     arguments = ", ".join(f"option{index}" for index in range(len(options)))
-    formulas = tuple(map(_formula, recorder.scalars))
+    formulas, new_numbers = tuple(map(_formula, recorder.scalars)), tuple(map(_formula, numbers))
     branches = tuple(dict.fromkeys(recorder.conditions))
     wiring = Wiring(
         program,
         holds=eval(f"lambda {arguments}: {' and '.join([*conditions, *branches]) or True}", kinds),
-        scalars=eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})"),
+        scalars=_tuple_of(formulas, arguments),
         conditions=branches,
         formulas=formulas,
+        numbers=_tuple_of(new_numbers, arguments),
     )
     wirings.append(wiring)
-    return wiring, program, scalars
+    return wiring, program, scalars, ()
+
+
+def _tuple_of(formulas: Sequence[str], arguments: str) -> Callable[..., tuple[Any, ...]]:
+    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"single": single})
+
+
+def _value(number: Any) -> Any:
+    return number.value if isinstance(number, Number) else number
+
+
+def _ranked_run(
+    rule: Callable[..., Any], states: Mapping[str, bool], maximize: bool, options: Mapping[str, Any]
+) -> "tuple[_Recorder, Program, Sequence[Any]]":
+    """Run a rule with the ranks that its states have: those that it gives them when it makes them anew."""
+    ranks = {name: FULL for name, exists in states.items() if exists}
+    while True:
+        recorder = _Recorder(["param", "grad", *ranks], [FULL, FULL, *ranks.values()])
+        symbols = {name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())}
+        program, numbers = _run(rule, states, recorder, maximize, symbols)
+        found = {name: recorder.ranks[value] for name, value in program.outputs if name in ranks}
+        smaller = {name: rank for name, rank in found.items() if rank < ranks[name]}
+        if not smaller:
+            return recorder, program, numbers
+        ranks |= smaller
 
 
 def _run(
-    rule: Callable[..., tuple],
+    rule: Callable[..., Any],
     states: Mapping[str, bool],
     recorder: "_Recorder",
     maximize: bool,
     options: Mapping[str, Any],
-) -> Program:
+) -> tuple[Program, Sequence[Any]]:
     param, grad, *existing = (Expr(recorder, number) for number in range(len(recorder.inputs)))
     remaining = iter(existing)
     state = [next(remaining) if exists else None for exists in states.values()]
     names = ("param", *states)
+    known = {name: value for name, value in options.items() if name.startswith(f"{TOTAL} ")}
+    options = {name: value for name, value in options.items() if name not in known}
     try:
-        results = rule(param, -grad if maximize else grad, *state, **options)
+        results, waits = driven(rule(param, -grad if maximize else grad, *state, **options), [*known.values()])
     except (AttributeError, TypeError) as error:
         raise TraceError(
             f"rule {rule.__name__!r} cannot be traced: {error}{_place(rule, error)}{LOOP_REMEDY}"
         ) from error
-    check_results(rule, results, names)
+    if waits:
+        if not isinstance(results, Expr) or recorder.ranks[results.number] != NUMBER:
+            raise TraceError(f"rule {rule.__name__!r} can only yield one number of its tensor, such as x.sum()")
+        return recorder.program([(TOTAL, results.number)], cut=True), ()
+    numbers = schema(rule).numbers
+    check_results(rule, results, (*names, *numbers))
     outputs = []
-    for name, result in zip(names, results, strict=True):
+    for name, result in zip(names, results, strict=False):
         if isinstance(result, Expr):
             outputs.append((name, result.number))
         elif result is not None or name == "param":
             raise TraceError(
                 f"rule {rule.__name__!r} returned {result!r} for {name!r}; it must be computed from tensors"
             )
-    return Program(tuple(recorder.inputs), tuple(recorder.operations), tuple(outputs))
+    return recorder.program(outputs, cut=bool(known)), results[len(names) :]
 
 
 def _place(rule: Callable[..., tuple], error: Exception) -> str:
@@ -260,27 +331,63 @@ def _place(rule: Callable[..., tuple], error: Exception) -> str:
 
 
 class _Recorder:
-    def __init__(self, inputs: list[str]):
+    def __init__(self, inputs: list[str], ranks: list[int]):
         self.inputs = inputs
+        self.ranks = ranks  # of all values
         self.operations: list[Operation] = []
         self.scalars: list[Any] = []
+        self.masks: set[int] = set()  # the values that are comparisons
         self.conditions: list[str] = []  # Python expressions of the options on which the branches of the rule depend
         self.reproducible = True  # whether conditions and formulas tell all that the options do
 
-    def record(self, word: str, *operands: "Expr", scalar: Any = None) -> "Expr":
+    def record(self, word: str, *operands: "Expr", scalar: Any = None, second: Any = None) -> "Expr":
         for operand in operands:
             if not isinstance(operand, Expr):
                 raise TraceError(f"{word!r} takes tensors of the rule here; got {operand!r}")
+            if word.startswith("where") and operand is operands[1]:
+                if operand.number not in self.masks:
+                    raise TraceError("'where' takes a comparison, such as x > 0")
+            elif operand.number in self.masks:
+                raise TraceError(f"a comparison is for 'where' alone, not for {word.removesuffix('_scalar')!r}")
         index = None
-        if WORDS[word] is not None:
+        if WORDS[word].scalar is not None:
             scalar = _constant(scalar)
             if not _is_number(scalar):
                 got = "a tensor" if isinstance(scalar, (Expr, Tensor)) else repr(scalar)
                 raise TraceError(f"{word.removesuffix('_scalar')!r} takes a number here; got {got}")
             index = len(self.scalars)
-            self.scalars.append(scalar)
+            self.scalars += [scalar] if second is None else [scalar, _constant(second)]
         self.operations.append(Operation(word, tuple(operand.number for operand in operands), index))
-        return Expr(self, len(self.inputs) + len(self.operations) - 1)
+        self.ranks.append(ranked(word, [self.ranks[operand.number] for operand in operands]))
+        if word in COMPARISONS:
+            self.masks.add(len(self.ranks) - 1)
+        return Expr(self, len(self.ranks) - 1)
+
+    def program(self, outputs: Sequence[tuple[str, int]], *, cut: bool) -> Program:
+        """Return the program with these outputs; where it is cut, without what does not lead to them."""
+        ranks = tuple((name, rank) for name, rank in zip(self.inputs, self.ranks, strict=False) if rank != FULL)
+        if not cut:
+            return Program(tuple(self.inputs), tuple(self.operations), tuple(outputs), ranks)
+        count = len(self.inputs)
+        needed = {value for _, value in outputs}
+        for number, operation in reversed([*enumerate(self.operations, start=count)]):
+            if number in needed:
+                needed.update(operation.operands)
+        places = {number: number for number in range(count)}
+        operations: list[Operation] = []
+        scalars: list[Any] = []
+        for number, operation in enumerate(self.operations, start=count):
+            if number in needed:
+                places[number] = count + len(operations)
+                scalar = None
+                if operation.scalar is not None:
+                    scalar = len(scalars)
+                    scalars += self.scalars[operation.scalar :][: 1 + bool(WORDS[operation.word].second)]
+                operations.append(Operation(operation.word, tuple(places[each] for each in operation.operands), scalar))
+        self.scalars = scalars
+        return Program(
+            tuple(self.inputs), tuple(operations), tuple((name, places[value]) for name, value in outputs), ranks
+        )
 
 
 def _constant(value: Any) -> Any:
@@ -351,6 +458,10 @@ class Number:
     def _decided(self, outcome: Any, formula: str) -> bool:
         self._recorder.conditions.append(f"bool({formula}) is {bool(outcome)}")
         return bool(outcome)
+
+    def single(self):
+        """Return the number as float32 holds it."""
+        return self._computed(single(self.value), f"single({self.formula})")
 
     def __pos__(self):
         return self
@@ -512,17 +623,98 @@ class Expr:
         """Record -1, 0 or 1."""
         return self._recorder.record("sign", self)
 
+    def rsqrt(self):
+        """Record the reciprocal of the square root."""
+        return self._recorder.record("rsqrt", self)
+
+    def where(self, mask, other):
+        """Record the values where a comparison holds, and ``other`` elsewhere."""
+        if isinstance(other, Expr):
+            return self._recorder.record("where", self, mask, other)
+        return self._recorder.record("where_scalar", self, mask, scalar=other)
+
+    def sum(self, dim=None, *, keepdim=False):
+        """Record the sum of all elements, or of those of each row (``dim=-1``) or column (``dim=-2``)."""
+        return self._reduced("sum", dim, keepdim)
+
+    def mean(self, dim=None, *, keepdim=False):
+        """Record the mean of all elements, of each row or of each column."""
+        return self._reduced("mean", dim, keepdim)
+
+    def norm(self, *, dim=None, keepdim=False):
+        """Record the Euclidean norm of all elements, of each row or of each column."""
+        return self._reduced("norm", dim, keepdim)
+
+    def amax(self):
+        """Record the largest element."""
+        return self._recorder.record("amax", self)
+
+    def double(self):
+        """Record a number in double precision."""
+        if self._recorder.ranks[self.number] != NUMBER:
+            raise TraceError("'double' is for a number of the tensor, such as x.norm().double()")
+        return self._recorder.record("double", self)
+
+    def _reduced(self, word, dim, keepdim):
+        if dim is None:
+            return self._recorder.record(word, self)
+        if dim not in (-1, -2) or not keepdim:
+            raise TraceError(f"{word!r} reduces all, or dim=-1 or dim=-2 with keepdim=True; got {dim=}, {keepdim=}")
+        return self._recorder.record(f"{word}_of_{'rows' if dim == -1 else 'columns'}", self)
+
+    def __matmul__(self, other):
+        return self._recorder.record("matmul", self, other)
+
+    @property
+    def T(self):  # noqa: N802
+        """Record the matrix with its last two dimensions exchanged."""
+        return self._recorder.record("transpose", self)
+
+    mT = T  # noqa: N815
+
+    def addmm(self, mat1, mat2, *, beta=1, alpha=1):
+        """Record beta · self + alpha · mat1 @ mat2."""
+        return self._recorder.record("addmm", self, mat1, mat2, scalar=beta, second=alpha)
+
+    def flatten(self, start_dim=0):
+        """Record a matrix with the first dimension, and all others as one."""
+        if start_dim != 1:
+            raise TraceError(f"'flatten' makes a matrix of a kernel, with start_dim=1; got {start_dim=}")
+        return self._recorder.record("flatten", self)
+
+    def reshape_as(self, other):
+        """Record the elements in the shape of ``other``."""
+        return self._recorder.record("reshape_as", self, other)
+
+    def bfloat16(self):
+        """Record the values, rounded to bfloat16."""
+        return self._recorder.record("bfloat16", self)
+
+    def __gt__(self, other):
+        return self._recorder.record("gt", self, scalar=other)
+
+    def __ge__(self, other):
+        return self._recorder.record("ge", self, scalar=other)
+
+    def __lt__(self, other):
+        return self._recorder.record("lt", self, scalar=other)
+
+    def __le__(self, other):
+        return self._recorder.record("le", self, scalar=other)
+
     def __pow__(self, exponent):
         raise TraceError("'**' of a tensor is not a word of the rules; write x * x or x.sqrt()")
 
     def __eq__(self, other):
-        raise TraceError("a rule may not compare tensors; compare hyper-parameters, or use sign, maximum and clamp_min")
+        raise TraceError("a rule may not ask whether tensors are equal; compare by > or <, for `where`")
 
     __ne__ = __eq__
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __bool__(self):
-        raise TraceError("a rule may not branch on a tensor; branch on hyper-parameters, or use maximum and clamp_min")
+        raise TraceError(
+            "a rule may not branch on a tensor; branch on hyper-parameters, or use where, maximum and clamp_min"
+        )
 
     def __getattr__(self, name):
         pure = f"; rules write nothing in place, {name[:-1]!r} returns the result" if name.rstrip("_") in WORDS else ""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optizoo.backends import UPDATES, fused
+from optizoo.backends import TOTALS, UPDATES, fused
 from optizoo.backends.in_place import as_complex, as_real
 from optizoo.backends.loop import Columns
-from optizoo.core.rule import Rule
+from optizoo.core.rule import Rule, schema
 
 
 @dataclass
@@ -26,12 +26,13 @@ class Bucket:
     grads: list[Tensor] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)
     counters: list[Tensor] = field(default_factory=list)
-    products: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the number as it was, and as it will be
+    numbers: list[dict[str, Tensor]] = field(default_factory=list)  # the running numbers of every parameter
+    totals: list[Any] = field(default_factory=list)  # the sums over the model that the rule has asked for
 
     def update(self) -> None:
         """Run the rule in the backend of the bucket, and :meth:`keep` what it made."""
         params, grads, columns = self._operands()
-        made = UPDATES[self.backend](self.rule, params, grads, columns, **self.options)
+        made = UPDATES[self.backend](self.rule, params, grads, columns, **self._arguments())
         if self.params[0].is_complex():
             # Neither a conjugate view nor a sparse state shares its memory with what was updated.
             for param, updated in zip(self.params, params, strict=True):
@@ -43,7 +44,10 @@ class Bucket:
 
     def call(self) -> fused.Call:
         """Return what the bucket asks of a kernel."""
-        return fused.call(self.rule, *self._operands(), **self.options)
+        return fused.call(self.rule, *self._operands(), **self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**self.options, "totals": self.totals} if self.totals else self.options
 
     def keep(self, made: Mapping[str, Sequence[Tensor]], found_inf: Tensor | None = None) -> None:
         """Keep the states that an update has made, and count it: one that fails is not counted.
@@ -52,13 +56,24 @@ class Bucket:
             made: For every new state its column.
             found_inf: Where this is not 0, nothing was updated, and nothing is counted.
         """
+        numbers = schema(self.rule).numbers
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
-                store[name] = tensor
+                if name not in numbers:
+                    store[name] = tensor
         for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
-        for old, new in self.products:
-            old.copy_(new if found_inf is None else torch.where(found_inf.to(new.device).reshape(()) > 0, old, new))
+        for name in numbers:
+            for kept, new in zip(self.numbers, made[name], strict=True):
+                old = kept[name]
+                if found_inf is not None:
+                    new = torch.where(found_inf.to(old.device).reshape(()) > 0, old, new)
+                old.copy_(new) if isinstance(new, Tensor) else old.fill_(new)
+
+    def wanted(self) -> Sequence[Tensor] | None:
+        """Return what the rule wants summed over the model next, for every parameter; ``None`` if nothing more."""
+        params, grads, columns = self._operands()
+        return TOTALS[self.backend](self.rule, params, grads, columns, totals=self.totals, **self.options)
 
     def _operands(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Columns]:
         """Return parameters, gradients and the columns of the states as a backend takes them."""
@@ -70,6 +85,26 @@ class Bucket:
         # Every rule acts on real and imaginary parts apart, as torch does.
         columns = {name: column and as_real(column) for name, column in columns.items()}
         return as_real(self.params), as_real(self.grads), columns
+
+
+def find_totals(buckets: Sequence[Bucket]) -> None:
+    """Give every bucket the sums over the model that its rule asks for, one after the other."""
+    summing = [bucket for bucket in buckets if schema(bucket.rule).sums]
+    while summing:
+        wanted = [bucket.wanted() for bucket in summing]
+        if any(parts is None for parts in wanted):
+            return
+        parts = [part for parts in wanted if parts is not None for part in parts]
+        numbers = [_whole(part).double().reshape(()) for part in parts]
+        total = torch.stack([number.to(numbers[0].device) for number in numbers]).sum()
+        on_device = any(bucket.options.get("tensor_scalars") for bucket in summing)
+        for bucket in summing:
+            bucket.totals.append(total if on_device else total.item())
+
+
+def _whole(part: Any) -> Tensor:
+    """Return the sum over all processes of a number of a sharded tensor; other numbers are whole."""
+    return part.full_tensor() if hasattr(part, "full_tensor") else part
 
 
 def update_all(
@@ -97,6 +132,7 @@ def update_all(
             "only fused kernels divide by grad_scale and look at found_inf, and some parameters have none; set "
             "fused=True in their group, or leave both to torch.amp.GradScaler"
         )
+    find_totals(buckets)
     together: dict[Any, list[tuple[Bucket, fused.Call]]] = {}
     for bucket in buckets:
         if bucket.backend == "fused":
@@ -108,4 +144,4 @@ def update_all(
         own = memory.setdefault(kind, {}) if pairs[0][0].params[0].is_cuda else None
         fused.run([call for _, call in pairs], grad_scale=grad_scale, found_inf=found_inf, memory=own)
         for bucket, call in pairs:
-            bucket.keep(call.made, found_inf)
+            bucket.keep(call.results(), found_inf)

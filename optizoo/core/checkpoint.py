@@ -34,7 +34,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
         for key, store in saved.get("state", {}).items():  # hooks may have changed the layout
             if not isinstance(store, Mapping):  # what its owner keeps beside the parameters
                 continue
-            counters = {name: store[name] for name in ("step", *self.products) if name in store}
+            counters = {name: store[name] for name in ("step", *self.numbers) if name in store}
             if isinstance(step := counters.get("step"), Tensor) and id(step) in seen:
                 saved["state"][key] = {**store, **{name: value.clone() for name, value in counters.items()}}
             seen.add(id(step))
@@ -140,7 +140,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
             loaded[param] = self._adopted(loaded[param], param, group)
         for group in groups:
             on_device = [param for param in group["params"] if param in loaded and counts_on_device(group, param)]
-            share_equal([loaded[param] for param in on_device], ("step", *self.products))
+            share_equal([loaded[param] for param in on_device], ("step", *self.numbers))
 
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
@@ -150,7 +150,7 @@ class CheckpointedOptimizer(StatefulOptimizer):
         needed = [name for name in zeros if name not in self.state_switches]
         if needed and self.counts_steps:
             needed.append("step")
-        counters = ("step", *self.products)
+        counters = ("step", *self.numbers)
         loading.check_state(store, param, states, needed, counters, label=label, owner=type(self).__name__)
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,14 +160,14 @@ class CheckpointedOptimizer(StatefulOptimizer):
             for name, value in store.items()
         }
         device = param.device if counts_on_device(group, param) else "cpu"
-        for name in {"step", *self.products} & adopted.keys():
+        for name in {"step", *self.numbers} & adopted.keys():
             value = store[name]
             if isinstance(value, Tensor):
                 # torch may have cast all but the step to the type of the parameter.
-                dtype = value.dtype if name == "step" else step_dtype()
+                dtype = value.dtype if name == "step" else self._number_dtype()
                 adopted[name] = value.detach().reshape(()).to(device, dtype, copy=True)
             else:
-                adopted[name] = counted(value, device)
+                adopted[name] = counted(value, device, None if name == "step" else self._number_dtype())
         return adopted
 
 

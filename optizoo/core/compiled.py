@@ -24,12 +24,11 @@ class CompiledOptimizer(CheckpointedOptimizer):
         rule = self.rule_for(completed)
         states, zeros, _ = self._sorted_states(rule, completed)
         declared = schema(rule)
-        names = [name for name in declared.options if name not in self.products]
+        names = declared.options
         # The others are read from the group, where torch.compile watches them.
         fixed = {name: completed[name] for name in (*names, "maximize") if group.get(name) is None}
-        factors = {name: (factor, schema(factor).options) for name, factor in self.products.items()}
         self._wirings = {**self.__dict__.get("_wirings", {})}
-        self._wirings[index] = rule, tuple(states), tuple(names), fixed, declared.names_step, factors
+        self._wirings[index] = rule, tuple(states), tuple(names), fixed, declared.names_step
         for param in group["params"]:
             if param.grad is None:
                 continue
@@ -38,11 +37,9 @@ class CompiledOptimizer(CheckpointedOptimizer):
             if not states and not self.counts_steps:
                 continue
             store = self._store(param)
-            counter = self._counter(store, param, on_device=True) if self.counts_steps else None
-            for name in self.products:
-                if name not in store:
-                    assert counter is not None
-                    store[name] = torch.ones_like(counter)
+            if self.counts_steps:
+                self._counter(store, param, on_device=True)
+            self._running(store, completed, param)
             for name in zeros:
                 if store.get(name) is None:
                     store[name] = self._initial(name, completed, param)
@@ -57,16 +54,12 @@ class CompiledOptimizer(CheckpointedOptimizer):
             self._init_group(group, index, params, grads)
             work.append((group, params, grads))
         for index, (group, params, grads) in enumerate(work):
-            rule, states, names, fixed, names_step, factors = self._wirings[index]
+            rule, states, names, fixed, names_step = self._wirings[index]
             options = {name: scalar(fixed[name] if name in fixed else group[name]) for name in names}
             for param, grad in zip(params, grads, strict=True):
                 store = self.state[param] if states or self.counts_steps else {}
-                numbers, products = dict(options), []
+                numbers = {**options, **self._given(rule, param), **{name: store[name].clone() for name in self.numbers}}
                 step = store["step"].double() + 1 if self.counts_steps else None  # in float32, 1 - β₂ᵗ loses digits
-                for name, (factor, wanted) in factors.items():
-                    new = store[name] * factor(step, **{option: group[option] for option in wanted})
-                    products.append((store[name], new))
-                    numbers[name] = new
                 if names_step:
                     numbers["step"] = step
                 numbers["tensor_scalars"] = has_tensor(numbers)
@@ -78,5 +71,5 @@ class CompiledOptimizer(CheckpointedOptimizer):
                 bucket.stores.append(store)
                 if self.counts_steps:
                     bucket.counters.append(store["step"])
-                bucket.products += products
+                bucket.numbers.append({name: store[name] for name in self.numbers})
                 bucket.update()

@@ -1,7 +1,7 @@
 """Param groups: the options that an optimizer declares, checked wherever they come from."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from optizoo.core.checks import Check, OutOfRangeError, warn_of_range
 from optizoo.core.declaration import declare
 from optizoo.core.options import SHARED, TORCHS_KEYS, Common, check_of, check_options
 from optizoo.core.overlap import overlap
-from optizoo.core.rule import Rule
+from optizoo.core.rule import Rule, schema
 
 
 class GroupedOptimizer(Optimizer):
@@ -48,11 +48,11 @@ class GroupedOptimizer(Optimizer):
     """For every optional state that starts as zeros, the option that switches it on."""
 
     initial_values: ClassVar[Mapping[str, str]] = {}
-    """For every state that does not start at zero, the option at whose value it starts."""
+    """For every state or running number that starts at the value of an option, the option."""
 
-    products: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """Numbers kept beside ``step`` that a rule names: for each, the function ``(step, **options)`` of
-    :mod:`optizoo.rules` whose values over all updates it is the product of."""
+    numbers: ClassVar[Mapping[str, float]] = {}
+    """The running numbers of :attr:`rule`, which are kept beside ``step``, and where each starts if no option of
+    :attr:`initial_values` says so; a class that chooses among rules says them itself."""
 
     counts_steps: ClassVar[bool] = True
     """Whether the state holds ``step``, as it does in the torch namesake."""
@@ -74,6 +74,8 @@ class GroupedOptimizer(Optimizer):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        if "rule" in vars(cls) and "numbers" not in vars(cls):
+            cls.numbers = schema(cls.rule).numbers
         declare(cls)
 
     def __init__(self, params: Any, defaults: dict[str, Any]):

@@ -258,10 +258,10 @@ class RuleOptimizer(CompiledOptimizer):
         obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
 
         def obstacle(
-            kind: tuple, param: Tensor, grad: Tensor, exists: dict[str, bool], step: Any, products: dict[str, Any]
+            kind: tuple, param: Tensor, grad: Tensor, exists: dict[str, bool], step: Any, further: dict[str, Any]
         ) -> str | None:
             if kind not in obstacles:
-                options = self._rule_options(rule, group, step, "fused") | products
+                options = self._rule_options(rule, group, step, "fused") | further
                 obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
             return obstacles[kind]
 
@@ -276,7 +276,7 @@ class RuleOptimizer(CompiledOptimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
-            numbers = self._products(store, group, step, counter)
+            numbers = self._running(store, group, param)
             for name in zeros:
                 # What starts at lr was prepared at lr 0.
                 prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1
@@ -285,20 +285,21 @@ class RuleOptimizer(CompiledOptimizer):
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
             exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-            products = {
-                name: new if on_device or new.requires_grad else new.item() for name, (_, new) in numbers.items()
-            }
+            further = self._given(rule, param)
+            kind = tuple(further.values())
+            for name, number in numbers.items():  # autograd may save one, which is written in place
+                further[name] = number.clone() if on_device or number.requires_grad else number.item()
             kind = (
-                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present),
-                *((id(counter),) if on_device else (step, *products.values())),
+                *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, *kind),
+                *((id(counter),) if on_device else (step, *map(further.get, numbers))),
             )
             backend = choose(
-                group, param, grad, existing, partial(obstacle, kind, param, grad, exists, step, products)
+                group, param, grad, existing, partial(obstacle, kind, param, grad, exists, step, further)
             ).name
             bucket = buckets.get((*kind, backend))
             if bucket is None:
-                options = self._rule_options(rule, group, step, backend) | products
-                if any(new.requires_grad for _, new in numbers.values()):
+                options = self._rule_options(rule, group, step, backend) | further
+                if any(number.requires_grad for number in numbers.values()):
                     options["tensor_scalars"] = True
                 bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists)
             bucket.params.append(param)
@@ -306,7 +307,7 @@ class RuleOptimizer(CompiledOptimizer):
             bucket.stores.append(store)
             if counter is not None:
                 bucket.counters.append(counter)
-            bucket.products += numbers.values()
+            bucket.numbers.append(numbers)
         return buckets.values()
 
 

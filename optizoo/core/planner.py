@@ -11,7 +11,7 @@ from optizoo.backends.plan import Plan, Task
 from optizoo.backends.trace import watched, wire
 from optizoo.core.bucket import Bucket
 from optizoo.core.checks import plain
-from optizoo.core.rule import Rule
+from optizoo.core.rule import Rule, schema
 
 _ENOUGH = 16
 """Steps after which a plan has paid for itself."""
@@ -109,8 +109,9 @@ def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
     Raises:
         ValueError: It cannot be repeated.
     """
-    if call.made or bucket.products:
-        raise ValueError("a state is made, or a number is kept beside the step")
+    declared = schema(bucket.rule)
+    if call.made or declared.numbers or declared.sums or {*declared.given} - {"step"}:
+        raise ValueError("a state is made, a number runs beside the step, or the rule asks for more than options")
     chosen = optimizer.chosen(bucket.group)
     values = optimizer.arguments(bucket.group, bucket.rule, bucket.backend)
     maximize = values.pop("maximize")

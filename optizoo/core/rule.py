@@ -1,12 +1,127 @@
-"""What a rule is: a pure function whose signature declares its states and options, and what is made around it."""
+"""What a rule is: a pure function whose signature declares its states and options, and the words that it may use."""
 
+import ctypes
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
-Rule = Callable[..., tuple]
+from torch import Tensor
+
+Rule = Callable[..., Any]
+
+GIVEN = ("step", "shape", "machine_eps")
+"""What a rule gets by naming it: the number of this update from 1 on, the sizes of the parameter as a tuple, and the
+distance from 1 to the next number of the parameter's type."""
+
+NUMBER, ROWS, COLUMNS, FULL, MATRIX = 0, 1, 2, 3, 7
+"""Ranks of values: one number of a tensor, one of every row, one of every column, one of every element; and a matrix of
+another shape. Where a word has several operands, the rank of its result is the union of theirs, as torch broadcasts."""
+
+
+class Word(NamedTuple):
+    """One word of the rules.
+
+    Attributes:
+        call: The method of a tensor that it is; in a loop nothing else is called. Lists have ``torch._foreach_`` of that
+            name, where there is one.
+        scalar: The name of its number, or ``None`` where it takes tensors only.
+        c: Its expression in C: {0} {1} {2} are the operands, {s} the scalar. The fma stand where the vector code of
+            torch has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to
+            torch's. Of a reduction, what is summed up (``amax``: compared). Empty where there is no kernel.
+        triton: Its expression in Triton. The comparisons are false beside NaN, and chosen so that NaN goes on where
+            torch lets it go on.
+        rank: Of the result, where it is not the union of the operands'.
+        arguments: Further arguments of the call.
+        second: The name of a second number, which stands behind the first.
+    """
+
+    call: str
+    scalar: str | None
+    c: str = ""
+    triton: str = ""
+    rank: int | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
+    second: str | None = None
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it makes one number of a tensor."""
+        return self.rank == NUMBER and self.call != "double"
+
+    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = ()) -> Any:
+        """Return what the word makes of tensors and its numbers, as a rule calls it."""
+        method = getattr(first, self.call)
+        if self.scalar in ("alpha", "value", "beta"):
+            return method(*others, **dict(zip((self.scalar, self.second), numbers, strict=False)))
+        return method(*others, *numbers, **dict(self.arguments))
+
+
+_ALONG_ROWS, _ALONG_COLUMNS = (("dim", -1), ("keepdim", True)), (("dim", -2), ("keepdim", True))
+_NEAREST = "tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 0.5, {0}, {1})"
+
+WORDS: dict[str, Word] = {
+    # From the nearer end lerp goes, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
+    "add": Word("add", "alpha", "FMA({1}, {s}, {0})", "tl.fma({1}, {s}, {0})"),
+    "add_scalar": Word("add", "other", "{0} + {s}", "{0} + {s}"),
+    "sub": Word("sub", None, "{0} - {1}", "{0} - {1}"),
+    "mul": Word("mul", None, "{0} * {1}", "{0} * {1}"),
+    "mul_scalar": Word("mul", "other", "{0} * {s}", "{0} * {s}"),
+    "div": Word("div", None, "{0} / {1}", "{divide}({0}, {1})"),
+    "div_scalar": Word("div", "other", "{0} / {s}", "{divide}({0}, {s})"),
+    "lerp": Word("lerp", "weight", "LERP({0}, {1}, {s})", f"tl.fma({{1}} - {{0}}, {_NEAREST})"),
+    "addcmul": Word("addcmul", "value", "FMA({s} * {1}, {2}, {0})", "tl.fma({1} * {2}, {s}, {0})"),
+    "addcdiv": Word("addcdiv", "value", "{0} + {s} * {1} / {2}", "tl.fma({divide}({1}, {2}), {s}, {0})"),
+    "maximum": Word("maximum", None, "MAXIMUM({0}, {1})", "tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})"),
+    "clamp_min": Word("clamp_min", "minimum", "({0} < {s} ? {s} : {0})", "tl.where({0} < {s}, {s}, {0})"),
+    "clamp_max": Word("clamp_max", "maximum", "({0} > {s} ? {s} : {0})", "tl.where({0} > {s}, {s}, {0})"),
+    "neg": Word("neg", None, "-{0}", "-{0}"),
+    "reciprocal": Word("reciprocal", None, "1 / {0}", "{divide}(tl.full((), 1.0, {real}), {0})"),
+    "sqrt": Word("sqrt", None, "SQRT({0})", "{sqrt}({0})"),
+    "abs": Word("abs", None, "ABS({0})", "tl.abs({0})"),
+    "sign": Word("sign", None, "(real)(({0} > 0) - ({0} < 0))", "({0} > 0).to({real}) - ({0} < 0).to({real})"),
+    # Of what they compare, 1 where it holds and 0 elsewhere, for `where` alone.
+    "gt": Word("gt", "other", "(real)({0} > {s})", "({0} > {s}).to({real})"),
+    "ge": Word("ge", "other", "(real)({0} >= {s})", "({0} >= {s}).to({real})"),
+    "lt": Word("lt", "other", "(real)({0} < {s})", "({0} < {s}).to({real})"),
+    "le": Word("le", "other", "(real)({0} <= {s})", "({0} <= {s}).to({real})"),
+    "where": Word("where", None, "({1} != 0 ? {0} : {2})", "tl.where({1} != 0, {0}, {2})"),
+    "where_scalar": Word("where", "other", "({1} != 0 ? {0} : {s})", "tl.where({1} != 0, {0}, {s})"),
+    "rsqrt": Word("rsqrt", None, "1 / SQRT({0})", "{divide}(tl.full((), 1.0, {real}), {sqrt}({0}))"),
+    # One number of a whole tensor; in kernels summed up in double precision, in an order that hangs on sizes alone.
+    "sum": Word("sum", None, "(double){0}", rank=NUMBER),
+    "mean": Word("mean", None, "(double){0}", rank=NUMBER),
+    "norm": Word("norm", None, "(double){0} * (double){0}", rank=NUMBER),
+    "amax": Word("amax", None, "(double){0}", rank=NUMBER),
+    "double": Word("double", None, "{0}", rank=NUMBER),
+    # One number of every row, or of every column.
+    "sum_of_rows": Word("sum", None, rank=ROWS, arguments=_ALONG_ROWS),
+    "sum_of_columns": Word("sum", None, rank=COLUMNS, arguments=_ALONG_COLUMNS),
+    "mean_of_rows": Word("mean", None, rank=ROWS, arguments=_ALONG_ROWS),
+    "mean_of_columns": Word("mean", None, rank=COLUMNS, arguments=_ALONG_COLUMNS),
+    "norm_of_rows": Word("norm", None, rank=ROWS, arguments=_ALONG_ROWS),
+    "norm_of_columns": Word("norm", None, rank=COLUMNS, arguments=_ALONG_COLUMNS),
+    # Matrices, which torch multiplies.
+    "matmul": Word("matmul", None, rank=MATRIX),
+    "addmm": Word("addmm", "beta", rank=MATRIX, second="alpha"),
+    "transpose": Word("transpose", None, rank=MATRIX, arguments=(("dim0", -1), ("dim1", -2))),
+    "flatten": Word("flatten", None, rank=MATRIX, arguments=(("start_dim", 1),)),
+    "reshape_as": Word("reshape_as", None, rank=FULL),
+    "bfloat16": Word("bfloat16", None),
+}
+"""Every word that rules know, with its text in each execution. Words that end in ``_scalar`` have a number where their
+namesake has a second tensor."""
+
+COMPARISONS = ("gt", "ge", "lt", "le")
+"""Words whose results are masks."""
+
+
+def single(value: Any) -> Any:
+    """Return a number, rounded to float32: as torch keeps the numbers beside ``step``."""
+    if isinstance(value, Tensor):
+        return value.float()
+    return value.single() if hasattr(value, "single") else ctypes.c_float(value).value
 
 
 @dataclass(frozen=True)
@@ -15,26 +130,63 @@ class RuleSchema:
 
     Attributes:
         states: The states, in order, and whether each starts as zeros (or may be absent: default ``None``).
-        options: The hyper-parameters that the rule names, without ``step``.
-        names_step: Whether the rule names ``step``.
+        numbers: The running numbers, one for all tensors that step together, and where each starts: states whose
+            default is a number. They stand behind the others, and the rule returns their new values.
+        options: The hyper-parameters that the rule names, without those of :data:`GIVEN`.
+        given: Which of :data:`GIVEN` it names.
+        sums: Whether it sums over the model: it is a generator, which yields numbers of its tensor and gets their sums.
     """
 
     states: dict[str, bool]
+    numbers: dict[str, float]
     options: tuple[str, ...]
-    names_step: bool
+    given: tuple[str, ...]
+    sums: bool
+
+    @property
+    def names_step(self) -> bool:
+        """Whether the rule names ``step``."""
+        return "step" in self.given
 
 
 @lru_cache
 def schema(rule: Rule) -> RuleSchema:
     """Read the schema of ``rule`` off its signature."""
     parameters = inspect.signature(rule).parameters.values()
-    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    state = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][2:]
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    numbers = {p.name: float(p.default) for p in state if p.default not in (p.empty, None)}
+    if [p.name for p in state][len(state) - len(numbers) :] != [*numbers]:
+        raise TypeError(f"rule {rule.__name__!r} must name its running numbers behind its other states")
     return RuleSchema(
-        states={p.name: p.default is p.empty for p in positional[2:]},
-        options=tuple(name for name in keywords if name != "step"),
-        names_step="step" in keywords,
+        states={p.name: p.default is p.empty for p in state if p.name not in numbers},
+        numbers=numbers,
+        options=tuple(name for name in keywords if name not in GIVEN),
+        given=tuple(name for name in keywords if name in GIVEN),
+        sums=inspect.isgeneratorfunction(inspect.unwrap(rule)),
     )
+
+
+def driven(results: Any, totals: Sequence[Any]) -> tuple[Any, bool]:
+    """Return what a rule returns, once it knows the sums over the model that it asks for.
+
+    Args:
+        results: What the call of the rule has returned; a generator where it sums.
+        totals: The sums that are known.
+
+    Returns:
+        The results and ``False``; or, where they are not enough, what is to be summed next, and ``True``.
+    """
+    if not inspect.isgenerator(results):
+        return results, False
+    try:
+        wanted = next(results)
+        for total in totals:
+            wanted = results.send(total)
+    except StopIteration as done:
+        return done.value, False
+    results.close()
+    return wanted, True
 
 
 @lru_cache
@@ -53,15 +205,30 @@ def sorted_states(
 
 @lru_cache
 def around(outer: Rule, rule: Rule) -> Rule:
-    """Return the rule ``outer(rule, ...)``, with the states of ``rule`` and the options of both."""
+    """Return the rule ``outer(rule, ...)``, with the states and the options of both.
+
+    Args:
+        outer: ``(rule, param, grad, *own, *state, **options) -> (param, *own, *state)``, where ``own`` are states that
+            it has itself: they stand in its signature, with the default ``None``, and the others as ``*state``.
+        rule: The rule that it calls, as any other function; one that sums over the model cannot be called so.
+    """
+    if schema(rule).sums:
+        raise TypeError(f"rule {rule.__name__!r} sums over the model; {outer.__name__!r} cannot be put around it")
+    own = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][3:]
+    added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    inner = inspect.signature(rule).parameters
+    count, states = len(own), len(schema(rule).states)
 
     @wraps(rule)
-    def update(*args: Any, **options: Any) -> tuple:
-        return outer(rule, *args, **options)
+    def update(param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
+        new, *results = outer(rule, param, grad, *state[states : states + count], *state[:states], **options)
+        return new, *results[count : count + states], *results[:count], *results[count + states :]
 
-    added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    parameters = {**inspect.signature(rule).parameters, **{p.name: p for p in added}}
-    update.__signature__ = inspect.Signature(list(parameters.values()))  # pyright: ignore[reportAttributeAccessIssue]
+    numbers = [p for name, p in inner.items() if name in schema(rule).numbers]
+    leading = [p for name, p in inner.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name not in schema(rule).numbers]
+    options = {p.name: p for p in (*inner.values(), *added) if p.kind is p.KEYWORD_ONLY}
+    signature = inspect.Signature([*leading, *own, *numbers, *options.values()])
+    vars(update)["__signature__"] = signature
     return update
 
 

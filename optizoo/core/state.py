@@ -39,20 +39,30 @@ class StatefulOptimizer(GroupedOptimizer):
                     f"parameter would make them dense; set it to 0, or weight_decay_mode='decoupled' ({kind})"
                 )
 
-    def _products(
-        self, store: dict[str, Any], group: Mapping[str, Any], step: Any, counter: Tensor | None
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the numbers of :attr:`products`, before this update and after it; made here if they are missing."""
-        numbers = {}
-        for name, factor in self.products.items():
-            assert counter is not None
+    def _running(self, store: dict[str, Any], group: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
+        """Return the running numbers as they are; made here if they are missing.
+
+        They are kept as torch keeps them, and in double precision where torch has no such optimizer.
+        """
+        for name, start in self.numbers.items():
             if not isinstance(store.get(name), Tensor):
-                store[name] = counted(store.get(name, 1), counter.device)
-            options = {option: scalar(group[option]) for option in schema(factor).options}
-            # Autograd may save the number, which is written in place.
-            before = store[name].clone() if group["differentiable"] else store[name]
-            numbers[name] = store[name], before * factor(step, **options)
-        return numbers
+                start = float(group[self.initial_values[name]]) if name in self.initial_values else start
+                device = param.device if counts_on_device(group, param) else "cpu"
+                store[name] = counted(store.get(name, start), device, self._number_dtype())
+        return {name: store[name] for name in self.numbers}
+
+    def _number_dtype(self) -> torch.dtype:
+        return torch.float64 if self.namesake is None else step_dtype()
+
+    @staticmethod
+    def _given(rule: Rule, param: Tensor) -> dict[str, Any]:
+        """Return what a rule gets by naming it, beside ``step``."""
+        found: dict[str, Any] = {}
+        if "shape" in schema(rule).given:
+            found["shape"] = tuple(param.shape)
+        if "machine_eps" in schema(rule).given:
+            found["machine_eps"] = torch.finfo(param.dtype).eps
+        return found
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
@@ -87,7 +97,7 @@ class StatefulOptimizer(GroupedOptimizer):
                 continue
             else:
                 step = step.clone()
-            numbers = {name: stores[0][name].clone() for name in self.products if name in stores[0]}
+            numbers = {name: stores[0][name].clone() for name in self.numbers if name in stores[0]}
             for store in stores:
                 store["step"] = step
                 store |= numbers
@@ -99,7 +109,7 @@ class StatefulOptimizer(GroupedOptimizer):
     def _columns(self, param: Tensor) -> list[Tensor]:
         """Return the states of a parameter that have its shape."""
         store = self.state.get(param, {})
-        counters = ("step", *self.products)
+        counters = ("step", *self.numbers)
         return [value for name, value in store.items() if isinstance(value, Tensor) and name not in counters]
 
     def _store(self, param: Tensor) -> dict[str, Any]:
@@ -130,7 +140,7 @@ class StatefulOptimizer(GroupedOptimizer):
     def _rule_options(
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
     ) -> dict[str, Any]:
-        options = {name: scalar(group[name]) for name in schema(rule).options if name not in self.products}
+        options = {name: scalar(group[name]) for name in schema(rule).options}
         options["maximize"] = group["maximize"]
         if schema(rule).names_step:
             options["step"] = step
@@ -145,11 +155,11 @@ def step_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
-def counted(number: Any, device: torch.device | str) -> Tensor:
-    """Return a counter that holds a number, as states of older versions do; its type is torch's."""
+def counted(number: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a counter that holds a number, as states of older versions do; its type is torch's, or ``dtype``."""
     try:
         # Of a literal, FakeTensorMode knows the value.
-        return torch.tensor(float(number), dtype=step_dtype(), device=device)
+        return torch.tensor(float(number), dtype=dtype or step_dtype(), device=device)
     except (TypeError, ValueError):
         raise TypeError(f"a counter in the state is {number!r}; it must be a tensor of one element") from None
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import Decaying
+from optizoo.core.rule import single
 
 
 def nadam(
-    param, grad, exp_avg, exp_avg_sq,
-    *, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, step, mu_product,
+    param, grad, exp_avg, exp_avg_sq, mu_product=1.0,
+    *, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, step,
 ):  # fmt: skip
     """NAdam: Adam with Nesterov's look-ahead and a momentum μₜ that grows to β₁; ``mu_product`` is μ₁ ⋯ μₜ.
 
@@ -27,12 +28,13 @@ def nadam(
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
     mu = nadam_momentum(step, betas=betas, momentum_decay=momentum_decay)  # μₜ
     mu_next = nadam_momentum(step + 1, betas=betas, momentum_decay=momentum_decay)  # μₜ₊₁
+    mu_product = single(mu_product * single(mu))  # μ₁ ⋯ μₜ, kept in float32 as torch does
     exp_avg = exp_avg.lerp(grad, 1 - beta1)  # m ← β₁m + (1-β₁)g
     exp_avg_sq = (exp_avg_sq * beta2).addcmul(grad, grad, value=1 - beta2)  # v ← β₂v + (1-β₂)g²
     denom = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps  # √v̂ + ε
     param = param.addcdiv(grad, denom, value=-lr * (1 - mu) / (1 - mu_product))
     param = param.addcdiv(exp_avg, denom, value=-lr * mu_next / (1 - mu_product * mu_next))
-    return param, exp_avg, exp_avg_sq
+    return param, exp_avg, exp_avg_sq, mu_product
 
 
 def nadam_momentum(step, *, betas, momentum_decay):
@@ -73,7 +75,6 @@ class NAdam(RegularizedOptimizer):
     order = 9
     namesake = torch.optim.NAdam
     shared_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": None}
-    products: ClassVar[Mapping[str, Any]] = {"mu_product": nadam_momentum}
 
     @constructor
     def __init__(

@@ -1,12 +1,13 @@
 """NAdam."""
 
+from optizoo.core.rule import single
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
 from optizoo.testing.specimen import ON_OFF, Specimen
 
 
 def nadam(
-    theta, g, exp_avg, exp_avg_sq,
-    *, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, step, mu_product,
+    theta, g, exp_avg, exp_avg_sq, mu_product=1.0,
+    *, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, step,
 ):  # fmt: skip
     """Dozat (2016), Algorithm 2, as PyTorch's documentation prints it."""
     beta1, beta2 = betas
@@ -15,10 +16,11 @@ def nadam(
     else:
         g = g + weight_decay * theta
     mu, mu_next = (beta1 * (1 - 0.96 ** (t * momentum_decay) / 2) for t in (step, step + 1))
+    mu_product = single(mu_product * single(mu))  # in float32, as PyTorch keeps it
     m = beta1 * exp_avg + (1 - beta1) * g
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    return theta - lr * m_hat / ((v / (1 - beta2**step)) ** 0.5 + eps), m, v
+    return theta - lr * m_hat / ((v / (1 - beta2**step)) ** 0.5 + eps), m, v, mu_product
 
 
 NADAM = Specimen(
