@@ -69,13 +69,10 @@ def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
         starts.get(name, 0.0) if zeros or name in optimizer.state_switches else None
         for name, zeros in schema.states.items()
     ]
-    numbers = dict.fromkeys(optimizer.products, torch.ones(()))
+    state += [starts.get(name, start) for name, start in schema.numbers.items()]
     for step, grad in enumerate(grads, start=1):
         if schema.names_step:
             keywords["step"] = step
-        for name, factor in optimizer.products.items():  # kept in float32, as torch keeps it
-            numbers[name] = numbers[name] * factor(step, **{key: group[key] for key in read_schema(factor).options})
-            keywords[name] = numbers[name].item()
         theta, *state = rule(theta, -grad if group["maximize"] else grad, *state, **keywords)
         path.append(theta)
     return path

@@ -14,8 +14,8 @@ from torch.nn import Parameter
 
 from optizoo.backends import loop
 from optizoo.backends.foreach import settle
-from optizoo.backends.trace import Program, TraceError, trace
-from optizoo.core.rule import WORDS, schema
+from optizoo.backends.trace import Program, TraceError, running, trace
+from optizoo.core.rule import WORDS
 
 _PLAIN = (Tensor, Parameter)
 _SCALINGS = ("neg", "mul_scalar", "div_scalar")
@@ -45,7 +45,7 @@ def update(
             program, scalars = trace(rule, present, maximize=maximize, **options)
         except TraceError:  # only the loop can follow
             pass
-    if program is None or not program.elementwise or schema(rule).numbers:
+    if program is None or not program.elementwise:
         further = {"maximize": maximize, "differentiable": differentiable, "tensor_scalars": tensor_scalars}
         return loop.update(rule, params, grads, states, **further, **options)
     scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
@@ -55,6 +55,9 @@ def update(
         if new is None:
             new = _by_loop(rule, inputs, states, program, maximize=maximize, **options)
         made.append(new)
+    numbers = running(rule, {name: column is not None for name, column in states.items()}, **options)
+    for new in made:
+        new |= numbers
     # A state that one parameter has made, such as a sparse one that became dense, others may have had.
     return {
         name: [new[name] if name in new else existing[name][index] for index, new in enumerate(made)]

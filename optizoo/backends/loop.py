@@ -239,10 +239,6 @@ class Operand:
         """Return the matrix with its dimensions exchanged."""
         return Operand(self.tensor.T)
 
-    def single(self):
-        """Return the number as float32 holds it."""
-        return Operand(self.tensor.float())
-
 
 def _word(name: str) -> Callable[..., Operand]:
     def call(self, *arguments, **keywords):

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from optizoo.core.checks import plain
-from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, schema, single
+from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, schema, times
 
 TOTAL = "total"
 """Name of the output of a program that is cut where its rule waits for a sum over the model."""
@@ -263,7 +263,7 @@ def _traced(
 
 
 def _tuple_of(formulas: Sequence[str], arguments: str) -> Callable[..., tuple[Any, ...]]:
-    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"single": single})
+    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"times": times})
 
 
 def _value(number: Any) -> Any:
@@ -459,9 +459,9 @@ class Number:
         self._recorder.conditions.append(f"bool({formula}) is {bool(outcome)}")
         return bool(outcome)
 
-    def single(self):
-        """Return the number as float32 holds it."""
-        return self._computed(single(self.value), f"single({self.formula})")
+    def times(self, factor):
+        """Return the product as :func:`optizoo.core.rule.times` makes it."""
+        return self._computed(times(self.value, _value(factor)), f"times({self.formula}, {_written(factor)})")
 
     def __pos__(self):
         return self
@@ -484,6 +484,10 @@ class Number:
         return int(self.value)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+def _written(value: Any) -> str:
+    return _formula(_constant(value))
 
 
 def _formula(scalar: Any) -> str:

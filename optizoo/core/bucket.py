@@ -39,7 +39,8 @@ class Bucket:
                 if param.is_conj():
                     param.copy_(as_complex(updated))
             made = {**{name: column for name, column in columns.items() if column and column[0].is_sparse}, **made}
-            made = {name: [*map(as_complex, column)] for name, column in made.items()}
+            numbers = schema(self.rule).numbers
+            made = {name: column if name in numbers else [*map(as_complex, column)] for name, column in made.items()}
         self.keep(made)
 
     def call(self) -> fused.Call:

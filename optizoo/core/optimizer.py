@@ -288,7 +288,8 @@ class RuleOptimizer(CompiledOptimizer):
             further = self._given(rule, param)
             kind = tuple(further.values())
             for name, number in numbers.items():  # autograd may save one, which is written in place
-                further[name] = number.clone() if on_device or number.requires_grad else number.item()
+                stays = on_device or number.requires_grad or number.dtype is not self._number_dtype()
+                further[name] = number.clone() if stays else number.item()
             kind = (
                 *(type(param), param.device, param.dtype, type(grad), grad.dtype, grad.layout, present, *kind),
                 *((id(counter),) if on_device else (step, *map(further.get, numbers))),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Rule = Callable[..., Any]
@@ -117,11 +118,18 @@ COMPARISONS = ("gt", "ge", "lt", "le")
 """Words whose results are masks."""
 
 
-def single(value: Any) -> Any:
-    """Return a number, rounded to float32: as torch keeps the numbers beside ``step``."""
-    if isinstance(value, Tensor):
-        return value.float()
-    return value.single() if hasattr(value, "single") else ctypes.c_float(value).value
+def times(number: Any, factor: Any) -> Any:
+    """Return ``number * factor`` as torch computes what it keeps beside ``step``: in its type, which is float32."""
+    if hasattr(number, "times"):  # it is traced
+        return number.times(factor)
+    if isinstance(number, float) and isinstance(factor, float) and step_dtype() is torch.float32:
+        return ctypes.c_float(number * ctypes.c_float(factor).value).value
+    return number * factor
+
+
+def step_dtype() -> torch.dtype:
+    """Return the type of ``step``: as torch has it, float64 if that is the default type."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -218,10 +226,11 @@ def around(outer: Rule, rule: Rule) -> Rule:
     added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
     inner = inspect.signature(rule).parameters
     count, states = len(own), len(schema(rule).states)
+    own_end = states + count
 
     @wraps(rule)
     def update(param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
-        new, *results = outer(rule, param, grad, *state[states : states + count], *state[:states], **options)
+        new, *results = outer(rule, param, grad, *state[states:own_end], *state[:states], *state[own_end:], **options)
         return new, *results[count : count + states], *results[:count], *results[count + states :]
 
     numbers = [p for name, p in inner.items() if name in schema(rule).numbers]

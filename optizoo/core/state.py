@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optizoo.core.checks import plain
 from optizoo.core.groups import GroupedOptimizer
-from optizoo.core.rule import Rule, schema, sorted_states
+from optizoo.core.rule import Rule, schema, sorted_states, step_dtype
 
 
 class StatefulOptimizer(GroupedOptimizer):
@@ -148,11 +148,6 @@ class StatefulOptimizer(GroupedOptimizer):
             options["differentiable"] = group["differentiable"]
             options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
         return options
-
-
-def step_dtype() -> torch.dtype:
-    """Return the type of ``step``: as torch has it, float64 if that is the default type."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 def counted(number: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:

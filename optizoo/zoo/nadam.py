@@ -9,7 +9,7 @@ from torch import Tensor
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import Decaying
-from optizoo.core.rule import single
+from optizoo.core.rule import times
 
 
 def nadam(
@@ -28,7 +28,7 @@ def nadam(
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
     mu = nadam_momentum(step, betas=betas, momentum_decay=momentum_decay)  # μₜ
     mu_next = nadam_momentum(step + 1, betas=betas, momentum_decay=momentum_decay)  # μₜ₊₁
-    mu_product = single(mu_product * single(mu))  # μ₁ ⋯ μₜ, kept in float32 as torch does
+    mu_product = times(mu_product, mu)  # μ₁ ⋯ μₜ, kept in float32 as torch does
     exp_avg = exp_avg.lerp(grad, 1 - beta1)  # m ← β₁m + (1-β₁)g
     exp_avg_sq = (exp_avg_sq * beta2).addcmul(grad, grad, value=1 - beta2)  # v ← β₂v + (1-β₂)g²
     denom = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps  # √v̂ + ε

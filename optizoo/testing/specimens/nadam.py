@@ -1,6 +1,6 @@
 """NAdam."""
 
-from optizoo.core.rule import single
+from optizoo.core.rule import times
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
 from optizoo.testing.specimen import ON_OFF, Specimen
 
@@ -16,7 +16,7 @@ def nadam(
     else:
         g = g + weight_decay * theta
     mu, mu_next = (beta1 * (1 - 0.96 ** (t * momentum_decay) / 2) for t in (step, step + 1))
-    mu_product = single(mu_product * single(mu))  # in float32, as PyTorch keeps it
+    mu_product = times(mu_product, mu)  # in float32, as PyTorch keeps it
     m = beta1 * exp_avg + (1 - beta1) * g
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
     m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
