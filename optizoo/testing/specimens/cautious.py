@@ -10,10 +10,10 @@ def cautiousadamw(theta, g, exp_avg, exp_avg_sq, *, lr, betas, eps, weight_decay
     beta1, beta2 = betas
     m = beta1 * exp_avg + (1 - beta1) * g
     v = beta2 * exp_avg_sq + (1 - beta2) * g**2
-    u = m / (1 - beta1**step) / ((v / (1 - beta2**step)) ** 0.5 + eps)
+    alpha, u = lr / (1 - beta1**step), m / ((v / (1 - beta2**step)) ** 0.5 + eps)
     phi = where(sign(u) * sign(g) == 1, 0 * u + 1, 0 * u)
     share = mean(phi)
-    return (1 - lr * weight_decay) * theta - lr * phi / largest(share, 0 * share + 0.001) * u, m, v
+    return (1 - lr * weight_decay) * theta - alpha * phi / largest(share, 0 * share + 0.001) * u, m, v
 
 
 CAUTIOUSADAMW = Specimen(
