@@ -41,6 +41,7 @@ FLOORS = {
     "backends.finite": 6,
     "backends": 6,
     "rates": 1,
+    "combinators": 1,
     "schedule_lr": 2,
     "sequential_lr": 3,
     "schedulers": 6,
