@@ -107,6 +107,13 @@ class Plan:
         self._step = self._reader.library.optizoo_step
         self._parallel = fused.parallel()
         self._in_lists = any(task.in_lists for task in tasks)
+        places = {id(param): place for place, param in enumerate(itertools.chain(*self._lists))}
+        self._grads = (ctypes.py_object * max(len(places), 1)).from_buffer(self._held)
+        self._listed = {
+            id(launch): [places[id(param)] for param in launch.params]
+            for launch, _ in self._launches
+            if isinstance(launch, foreach.Launch)
+        }
 
     def run(self, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]], arguments: Arguments) -> bool:
         """Make the step and return ``True``; or ``False`` with nothing touched, if the plan does not hold any more.
@@ -160,9 +167,7 @@ class Plan:
 
     def _held_grads(self, launch: foreach.Launch) -> list[Tensor]:
         """Return the gradients that C holds for a launch; those of the parameters may be others by now."""
-        places = {id(param): place for place, param in enumerate(itertools.chain(*self._lists))}
-        held = (ctypes.py_object * len(places)).from_buffer(self._held)
-        return [held[places[id(param)]] for param in launch.params]
+        return [self._grads[place] for place in self._listed[id(launch)]]
 
     # What C watches --------------------------------------------------------------------------------------------------
 
