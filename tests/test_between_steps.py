@@ -444,6 +444,12 @@ def duplicated(optimizer, params, turn):
     optimizer.param_groups[0]["params"].append(params[0])
 
 
+def another_parameter(optimizer, params, turn):
+    own = optimizer.param_groups[0]["params"]
+    own[-1] = Parameter(torch.full((3, 4), 0.5))
+    rows(own, turn)
+
+
 def a_group_less(optimizer, params, turn):
     del optimizer.param_groups[1:]
 
@@ -451,7 +457,7 @@ def a_group_less(optimizer, params, turn):
 ROWS = [
     rows_of_another_type, rows_became_dense, rows_in_another_layout, rows_that_are_elements, rows_of_another_shape,
     params_of_another_type, momenta_became_dense, momenta_gone, kernels, flag_of_a_float, not_a_number, duplicated,
-    a_group_less,
+    another_parameter, a_group_less,
 ]  # fmt: skip
 
 
@@ -516,6 +522,49 @@ def test_a_plan_survives_what_moves_at_every_step(kind, moving):
         assert optimizer._planner.plan is plan
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+def test_a_parameter_without_gradients_gets_one(kind, dense):
+    """A parameter that had no gradient in all planned steps is updated as soon as it has one."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (Parameter(torch.randn(3, 4, generator=generator)) for _ in range(2))
+    optimizer = KINDS[kind]([first, second], lr=0.5)
+    for step in range(5):
+        rows([first], step)
+        optimizer.step()
+    assert optimizer._planner.plan is not None
+    rows([first, second], 5)
+    assert second.grad is not None
+    before, grad = second.detach().clone(), second.grad.to_dense()
+    if dense:
+        second.grad = grad
+    optimizer.step()
+    assert torch.equal(second, before - 0.5 * grad)
+
+
+def test_a_decay_is_refused_where_no_branch_of_the_rule_tells():
+    """A coupled decay beside sparse gradients is refused also where the rule takes it for a number like others."""
+
+    def scaled(param, grad, *, lr, weight_decay):
+        return (param.add(grad, alpha=-lr * (1 + weight_decay)),)
+
+    class Scaled(optizoo.SGD):
+        def select_rule(self, group):
+            return scaled
+
+    param = Parameter(torch.ones(3, 4))
+    optimizer = Scaled([param], lr=0.5, weight_decay=0.0)
+    for step in range(5):
+        rows([param], step)
+        optimizer.step()
+    assert optimizer._planner.plan is not None
+    before = param.detach().clone()
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(RuntimeError, match="sparse gradients"):
+        optimizer.step()
+    assert torch.equal(param, before)
+
+
 @pytest.mark.parametrize("moving", ["rates", "keys of others", "stores of others"])
 @pytest.mark.parametrize("kind", ["sgd", "momentum"])
 def test_a_plan_of_sparse_gradients_survives_what_moves(kind, moving):
@@ -542,7 +591,7 @@ def test_groups_share_a_launch():
         for number, param in enumerate(params):
             param.grad = None if step < 2 and number % 2 else torch.ones(5)
         optimizer.step()
-    assert optimizer._planner.plan is not None
+    assert isinstance(optimizer._planner.plan, planner.Plan)
     assert len(optimizer._planner.plan._launches) == 1
 
 
@@ -602,7 +651,7 @@ def test_gradients_may_be_dropped_while_a_step_runs(kind, two_threads):
             for param in params:
                 param.grad = torch.ones(1 << 16) * (step + 1)
             plan = optimizer._planner.plan
-            if plan is not None:
+            if isinstance(plan, planner.Plan):
                 plan._parallel = PARALLEL(start)
             optimizer.step()
         assert bool(memory) == dropped

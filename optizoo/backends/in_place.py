@@ -75,16 +75,16 @@ class Launch:
     def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
         self.params = columns[0]
         self._states = program.inputs[2:]
-        kinds = [[*map(_kind, inputs)] for inputs in zip(*columns, strict=True)]
-        self._kinds = kinds[0]
-        calls = _calls(program, *[(dtype, layout is not torch.strided) for _, dtype, layout, _ in kinds[0]])
+        first, *others = zip(*columns, strict=True)
+        self._kinds = [*map(_kind, first)]
+        if any([*map(_kind, inputs)] != self._kinds for inputs in others):
+            raise ValueError("the tensors of a column are of several kinds")
+        if not all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in first):
+            raise ValueError("a tensor is not plain, or not on the CPU")
+        calls = _calls(program, *[(tensor.dtype, tensor.layout is not torch.strided) for tensor in first])
         if calls is None or not settle(program)[1]:
             raise ValueError("the outputs do not settle in the inputs")
-        if any(kind not in _PLAIN or not is_cpu for kind, _, _, is_cpu in self._kinds) or any(
-            other != self._kinds for other in kinds
-        ):
-            raise ValueError("there are tensors of another kind than the CPU's own, or of several")
-        self._steps = calls
+        self._calls = calls
         self._scalars: list[Any] = []
 
     def put(self, scalars: Sequence[Any]) -> None:
@@ -109,7 +109,7 @@ class Launch:
     def run(self, work: Iterable[list[Any]]) -> None:
         """Update the parameters of these inputs."""
         for inputs in work:
-            _execute(self._steps, self._scalars, inputs)
+            _execute(self._calls, self._scalars, inputs)
 
 
 def _kind(tensor: Any) -> tuple[Any, ...] | None:

@@ -23,8 +23,8 @@ class SparsePlan:
         tasks: What to launch, with a column of tensors for every input; every parameter with a gradient is in one.
 
     Raises:
-        ValueError: Something cannot be repeated: a parameter stands twice, or a rule counts steps, or asks for more than
-            words of sparse tensors.
+        ValueError: Something cannot be repeated: a parameter stands twice, or a rule counts steps or asks for more than
+            the words of sparse tensors.
     """
 
     def __init__(
