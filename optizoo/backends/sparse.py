@@ -4,14 +4,14 @@ A sparse tensor has no address that C could read, and few parameters have such g
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optizoo.backends.in_place import Launch
-from optizoo.backends.plan import Arguments, Found, Task
+from optizoo.backends.plan import Found, Task
 
 
 class SparsePlan:
@@ -40,10 +40,9 @@ class SparsePlan:
             found, launch = Found(task.group, options), Launch(task.wiring.program, columns)
             found.keep(task.values)
             launch.put(task.wiring.scalars(*task.values))
-            if not found.still():
-                raise ValueError("options may change unseen")
-            # A decay is more than a number here: most are refused beside sparse gradients.
-            self._tasks.append((task, {*task.names} - {"weight_decay"}, found, launch))
+            if not found.still() or task.choice is None:
+                raise ValueError("options may change unseen, or what they decide")
+            self._tasks.append((task, _chooses(task.choice[1], len(task.choice[0])), found, launch))
         if len(set(map(id, params))) != len(params) or any(type(group) is not dict for group in groups):
             raise ValueError("a parameter stands twice, or a group is no plain dict")
         if any(task.counts or "step" in task.names for task, *_ in self._tasks):
@@ -51,10 +50,10 @@ class SparsePlan:
         launched = {id(param) for *_, launch in self._tasks for param in launch.params}
         self._idle = [param for param in params if id(param) not in launched]
 
-    def run(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], arguments: Arguments) -> bool:
+    def run(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], _: Any = None) -> bool:
         """Make the step and return ``True``; or ``False`` with nothing touched, if the plan does not hold any more.
 
-        Arguments are those of :meth:`optizoo.backends.plan.Plan.run`.
+        Arguments are those of :meth:`optizoo.backends.plan.Plan.run`; it asks nobody for options.
         """
         if torch.compiler.is_compiling() or len(groups) != len(self._groups):
             return False
@@ -66,14 +65,16 @@ class SparsePlan:
         if any(param.grad is not None for param in self._idle):
             return False
         work = []
-        for task, movable, found, launch in self._tasks:
+        for task, chooses, found, launch in self._tasks:
             if not found.still():
-                if not found.moved(movable):
+                # A decay is more than a number here: most are refused beside sparse gradients.
+                if task.choice is None or not found.moved({*task.names} - {"weight_decay"}):
                     return False
-                found.keep(arguments(task))
-                if found.values is None or not task.wiring.holds(*found.values):
+                values = [task.group.get(name, value) for name, value in zip(task.names, task.values, strict=True)]
+                if not chooses(*[task.group[name] for name in task.choice[0]]) or not task.wiring.holds(*values):
                     return False
-                launch.put(task.wiring.scalars(*found.values))
+                launch.put(task.wiring.scalars(*values))
+                found.keep(values)
             inputs = launch.gather(state)
             if inputs is None:
                 return False
@@ -82,3 +83,8 @@ class SparsePlan:
             for (*_, launch), inputs in zip(self._tasks, work, strict=True):
                 launch.run(inputs)
         return True
+
+
+def _chooses(conditions: Sequence[str], count: int) -> Callable[..., bool]:
+    """Return what takes options and tells whether they decide on the same rule: whether the conditions hold."""
+    return eval(f"lambda {', '.join(f'option{index}' for index in range(count))}: {' and '.join(conditions) or True}")
