@@ -32,6 +32,7 @@ COMBINATIONS = [
 WITH_TWIN = [case for case in COMBINATIONS if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 """Those of them that torch has too."""
 
+
 def in_types(cases: Sequence[Any], dtypes: Sequence[torch.dtype]) -> list[Any]:
     """Return every case in every type; without ``--slow`` so many that every two option values still meet.
 
