@@ -21,6 +21,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free everything at its end, or Triton's bindings tell of leaks."""
+    gc.unfreeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--slow``, which runs every case of every test."""
     parser.addoption(
@@ -45,9 +50,9 @@ def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
 
     Of a test with one or two parameters enough cases stay that each value stands in one, and with three or more that
     each pair of values does. ``thin(every=n)`` leaves one value in n of the longest parameter. Parameters that are
-    given together count as one, and cases that are slow already do not count.
+    given together count as one. Cases that are slow already do not count, and on a GPU all run.
     """
-    thin = [item for item in items if "thin" in item.keywords and "slow" not in item.keywords]
+    thin = [item for item in items if "thin" in item.keywords and not {"slow", "gpu"} & item.keywords.keys()]
     beyond = []
     for _, group in itertools.groupby(sorted(thin, key=_test), _test):
         cases = [*group]

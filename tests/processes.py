@@ -6,22 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from multiprocessing.context import BaseContext
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ["pytest", "torch", "torch._dynamo", "optizoo", "optizoo.cli", "optizoo.lab.train", "optizoo.lab.compare"]
-"""What the processes have imported already; torch's optimizers import ``torch._dynamo`` when they are made."""
+ROOT = Path(__file__).parents[1]
 
 
-def context() -> BaseContext:
+def context() -> Any:
     """Return where to start processes: they are forks of one that has imported much and done nothing.
 
     Without forks they are new ones.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    multiprocessing.forkserver.set_forkserver_preload(IMPORTED)
+    with chdir(ROOT):  # from where it can import tests
+        multiprocessing.forkserver.set_forkserver_preload(["tests.preloaded"])
+        multiprocessing.forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
@@ -40,7 +41,7 @@ class Started:
         self._files = [folder / f"{self._number}.{name}" for name in ("stdout", "stderr")]
         self._files[0].touch()
         variables = {**os.environ, **environment}
-        self._process: Any = context().Process(target=_run, args=(code, arguments, variables, self._files, os.getcwd()))  # pyright: ignore[reportAttributeAccessIssue]
+        self._process: Any = context().Process(target=_run, args=(code, arguments, variables, self._files, os.getcwd()))
         self._process.start()
 
     @property

@@ -55,6 +55,7 @@ def run(config: Path, **settings: Any) -> Callable[..., Trained]:
     return lambda **files: train(found, dataset, **files, progress=False)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("static", [False, True], ids=["ordinary", "static"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 12])
