@@ -212,6 +212,7 @@ def test_every_rule_has_a_case():
     }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", RULES)
 def test_rule_equals_loop(check, case, dtype):
@@ -309,6 +310,7 @@ def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> Non
             assert identical(result, expected)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("word", "scalar"),
@@ -627,6 +629,7 @@ def test_unavailable_without_triton(monkeypatch):
 
 
 @needs_triton
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("aligned", [True, False])
 def test_machine_code(monkeypatch, tmp_path, dtype, aligned):
