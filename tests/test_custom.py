@@ -207,7 +207,10 @@ OUTSIDE = {
     "a choice": (lambda param, grad, *, lr: (torch.where(grad, param, grad),), "where()"),
     "equality": (lambda param, grad, *, lr: (param - lr * (grad == 0),), "may not ask whether tensors are equal"),
     "inequality": (lambda param, grad, *, lr: (param - lr * (grad != 0),), "may not ask whether tensors are equal"),
-    "membership": (lambda param, grad, *, lr: (param if grad in (0, 1) else grad,), "may not ask whether tensors are equal"),
+    "membership": (
+        lambda param, grad, *, lr: (param if grad in (0, 1) else grad,),
+        "may not ask whether tensors are equal",
+    ),
     "a tensor as weight": (lambda param, grad, *, lr: (param.lerp(grad, grad),), "'lerp' takes a number here"),
     "a tensor as alpha": (lambda param, grad, *, lr: (param.add(grad, alpha=grad),), "'add' takes a number here"),
     "a tensor as bound": (lambda param, grad, *, lr: (param.clamp_min(grad),), "'clamp_min' takes a number here"),

@@ -18,8 +18,8 @@ from optizoo import rules
 from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
 from optizoo.backends.build import BuildError
 from optizoo.backends.trace import Operation, Program, trace
-from optizoo.testing.ulp import identical
 from optizoo.core.rule import WORDS
+from optizoo.testing.ulp import identical
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton; none is installed")
 
@@ -194,7 +194,8 @@ def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: tor
     columns = make_columns(program.inputs, dtype, device, grad_dtype=grad_dtype, odd=odd)
     real = torch.float64 if dtype is torch.float64 else torch.float32
     expected = {
-        name: [tensor.to(dtype) for tensor in column] for name, column in looped(case, copied(columns, real)).items()
+        name: [tensor.to(dtype) for tensor in column]
+        for name, column in looped(case, copied(columns, real)).items()
         if isinstance(column[0], Tensor)  # and no running number
     }
     before = copied(columns)
@@ -214,6 +215,7 @@ def test_every_rule_has_a_case():
     }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", RULES)
 def test_rule_equals_loop(check, case, dtype):
@@ -311,6 +313,7 @@ def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> Non
             assert identical(result, expected)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("word", "scalar"),
@@ -629,6 +632,7 @@ def test_unavailable_without_triton(monkeypatch):
 
 
 @needs_triton
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("aligned", [True, False])
 def test_machine_code(monkeypatch, tmp_path, dtype, aligned):

@@ -140,7 +140,8 @@ def call(
     """
     present = {name: column is not None for name, column in states.items()}
     program, scalars = trace(rule, present, **options)
-    numbers = running(rule, present, **options)
+    waits = program.outputs[0][0] == TOTAL
+    numbers = {} if waits else running(rule, present, **options)
     inputs = [params, grads, *(column for column in states.values() if column is not None)]
     return Call(program, scalars, inputs, _fresh(program, params), numbers)
 

@@ -8,7 +8,6 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 Rule = Callable[..., Any]
 
