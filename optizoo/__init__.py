@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.schedulers import ScheduleLR as ScheduleLR
     from optizoo.zoo import create as create
     from optizoo.zoo import list_optimizers as list_optimizers
+    from optizoo.zoo.adabelief import AdaBelief as AdaBelief
     from optizoo.zoo.adadelta import Adadelta as Adadelta
     from optizoo.zoo.adagrad import Adagrad as Adagrad
     from optizoo.zoo.adam import Adam as Adam

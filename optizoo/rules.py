@@ -20,6 +20,7 @@ from typing import Any
 
 from optizoo import zoo as _zoo
 from optizoo.core.decay import regularized as regularized
+from optizoo.zoo.adabelief import adabelief as adabelief
 from optizoo.zoo.adadelta import adadelta as adadelta
 from optizoo.zoo.adagrad import adagrad as adagrad
 from optizoo.zoo.adam import adam as adam
