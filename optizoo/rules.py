@@ -35,6 +35,7 @@ from optizoo.zoo.rprop import rprop as rprop
 from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd
+from optizoo.zoo.yogi import yogi as yogi
 
 
 def __getattr__(name: str) -> Any:  # the rules of pages that are not named above
