@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.adamax import Adamax as Adamax
     from optizoo.zoo.lion import Lion as Lion
     from optizoo.zoo.nadam import NAdam as NAdam
+    from optizoo.zoo.qhadam import QHAdam as QHAdam
     from optizoo.zoo.radam import RAdam as RAdam
     from optizoo.zoo.rmsprop import RMSprop as RMSprop
     from optizoo.zoo.rprop import Rprop as Rprop

@@ -29,6 +29,7 @@ from optizoo.zoo.adamax import adamax as adamax
 from optizoo.zoo.lion import lion as lion
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
+from optizoo.zoo.qhadam import qhadam as qhadam
 from optizoo.zoo.radam import radam as radam
 from optizoo.zoo.rmsprop import rmsprop as rmsprop
 from optizoo.zoo.rprop import rprop as rprop
