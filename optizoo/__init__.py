@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.rprop import Rprop as Rprop
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
+    from optizoo.zoo.signum import Signum as Signum
     from optizoo.zoo.yogi import Yogi as Yogi
 
 __version__ = "0.1.0"

@@ -36,6 +36,7 @@ from optizoo.zoo.rprop import rprop as rprop
 from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd
+from optizoo.zoo.signum import signum as signum
 from optizoo.zoo.yogi import yogi as yogi
 
 
