@@ -54,7 +54,7 @@ class RegularizedOptimizer(RuleOptimizer):
       group: ``initial_lr``, or else ``lr``, as the group was made, until ``OneCycleLR`` or you write another.
     * ``"cautious"``: decoupled, but only where the update and the weight have one sign or one of them is 0, so that no
       decay works against the update (Chen et al. 2025, https://arxiv.org/abs/2510.12402): :math:`\theta \leftarrow
-      \theta - \alpha u - \alpha \lambda \, 1[u \theta \ge 0] \, \theta`. It moves no minimum by more than αλ of itself.
+      \theta - \alpha u - \alpha \lambda \, 1[u \theta \ge 0] \, \theta`. Plain SGD keeps its minima, to a share αλ.
       An update too small for the digits of its weight counts as 0; kernels for 16-bit types have those of float32.
 
     ``l1`` adds the L1 norm, and with a decay makes an elastic net. It is no part of the gradient, where it would make
