@@ -197,7 +197,7 @@ OUTSIDE = {
     "a function of torch": (lambda param, grad, *, lr: (param - lr * torch.exp(grad),), "exp()"),
     "a function of math": (lambda param, grad, *, lr: (param - lr * math.sqrt(grad),), "math.sqrt(grad)"),
     "a power": (lambda param, grad, *, lr: (param - lr * grad**2,), "'**' of a tensor"),
-    "a norm of another order": (lambda param, grad, *, lr: (param - lr * grad / grad.norm(1),), "norm()"),
+    "another norm": (lambda param, grad, *, lr: (param - lr * grad / grad.norm(1),), "norm()"),
     "a comparison": (lambda param, grad, *, lr: (param - lr * (grad > 0),), "a comparison is for 'where' alone"),
     "a choice by values": (lambda param, grad, *, lr: (param.where(grad, 0),), "'where' takes a comparison"),
     "a branch": (lambda param, grad, *, lr: (param - lr * grad if grad else param,), "may not branch on a tensor"),

@@ -283,7 +283,7 @@ class Texts:
                 reductions=self._widest,
                 numbers=len(self._numbers),
                 stages=len(found),
-            )  # fmt: skip
+            )
         ]
         parts += [self._reduce(index, stage.reductions) for index, stage in enumerate(found)]
         wanted = [*self._stores]
@@ -323,7 +323,7 @@ class Texts:
         for operand in wanted:
             assert self._program.rank[operand] == FULL
         places = range(len(reduced))
-        elements = [WORDS[operation.word].c.format(f"block{k}[j + lane]") for k, operation in zip(places, reduced)]
+        elements = [WORDS[operation.word].c.format(f"block{k}[j + lane]") for k, operation in enumerate(reduced)]
         sums = [f"lanes{k}[lane] = {kinds[k][1].format(f'lanes{k}[lane]', elements[k])};" for k in places]
         partials = [
             f"partial[{k}] = lanes{k}[0];\n    for (int64_t lane = 1; lane < LANES; lane++)\n"
