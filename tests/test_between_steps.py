@@ -33,7 +33,15 @@ KINDS: dict[str, Callable[..., RuleOptimizer]] = {
 }
 
 
-def made(kind: str, groups: int = 2, planned: bool = True, **options: Any) -> tuple[RuleOptimizer, list[Parameter]]:
+def feed(params: list[Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(100 + seed)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+
+
+def made(
+    kind: str, groups: int = 2, planned: bool = True, feed: Callable[..., None] = feed, **options: Any
+) -> tuple[RuleOptimizer, list[Parameter]]:
     """Return an optimizer after four steps, of which the last two were repeated ones, and its parameters."""
     generator = torch.Generator().manual_seed(0)
     params = [Parameter(torch.randn(3, 4, generator=generator)) for _ in range(2 * groups)]
@@ -45,12 +53,6 @@ def made(kind: str, groups: int = 2, planned: bool = True, **options: Any) -> tu
         optimizer.step()
     assert not planned or optimizer._planner.plan is not None
     return optimizer, params
-
-
-def feed(params: list[Parameter], seed: int) -> None:
-    generator = torch.Generator().manual_seed(100 + seed)
-    for param in params:
-        param.grad = torch.randn(param.shape, generator=generator)
 
 
 def numbers(optimizer: RuleOptimizer, params: list[Parameter]) -> list[Tensor]:
@@ -271,8 +273,8 @@ def proximal(optimizer, params, turn):
 
 
 def mode(optimizer, params, turn):
-    modes = ("coupled", "independent", "decoupled")
-    optimizer.param_groups[0].update(weight_decay_mode=modes[turn % 3], max_lr=1.0)
+    modes = ("coupled", "independent", "decoupled", "cautious")
+    optimizer.param_groups[0].update(weight_decay_mode=modes[turn % 4], max_lr=1.0)
 
 
 def independent_schedule(optimizer, params, turn):
@@ -376,6 +378,120 @@ def test_a_planned_step_sees_every_exchange(exchange, kind, foreach):
             torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def rows(params: list[Parameter], seed: int) -> None:
+    """Give the parameters sparse gradients; now and then there is one without."""
+    generator = torch.Generator().manual_seed(200 + seed)
+    for index, param in enumerate(params):
+        values = torch.randn((2, *param.shape[1:]), generator=generator, dtype=param.dtype)
+        found = torch.tensor([[seed % 3, index % 2]])
+        param.grad = torch.sparse_coo_tensor(found, values, param.shape, check_invariants=True)
+        if seed % 7 == 6 and index == 1:
+            param.grad = None
+
+
+def rows_of_another_type(optimizer, params, turn):
+    params[0].grad = params[0].grad.double()
+
+
+def rows_became_dense(optimizer, params, turn):
+    params[turn % 4].grad = torch.ones_like(params[turn % 4])
+
+
+def rows_in_another_layout(optimizer, params, turn):
+    params[0].grad = params[0].grad.to_dense().to_sparse_csr()
+
+
+def rows_that_are_elements(optimizer, params, turn):
+    params[0].grad = params[0].grad.to_dense().to_sparse()
+
+
+def rows_of_another_shape(optimizer, params, turn):
+    params[0].grad = None
+    params[0].data = torch.ones(5, 2)
+    params[0].grad = torch.ones(5, 2).to_sparse(1)
+
+
+def params_of_another_type(optimizer, params, turn):
+    for param in params:
+        param.grad = None
+        param.data = param.data.double()
+    rows(params, turn)
+
+
+def momenta_became_dense(optimizer, params, turn):
+    for store in optimizer.state.values():
+        if "momentum_buffer" in store:
+            store["momentum_buffer"] = store["momentum_buffer"].to_dense()
+
+
+def momenta_gone(optimizer, params, turn):
+    optimizer.state.get(params[0], {}).pop("momentum_buffer", None)
+
+
+def kernels(optimizer, params, turn):
+    optimizer.param_groups[0]["fused"] = True
+
+
+def flag_of_a_float(optimizer, params, turn):
+    optimizer.param_groups[0]["nesterov"] = 1.0 if turn > 2 else 0.0
+
+
+def not_a_number(optimizer, params, turn):
+    optimizer.param_groups[0]["lr"] = math.nan
+
+
+def duplicated(optimizer, params, turn):
+    optimizer.param_groups[0]["params"].append(params[0])
+
+
+def another_parameter(optimizer, params, turn):
+    own = optimizer.param_groups[0]["params"]
+    own[-1] = Parameter(torch.full((3, 4), 0.5))
+    rows(own, turn)
+
+
+def a_group_less(optimizer, params, turn):
+    del optimizer.param_groups[1:]
+
+
+ROWS = [
+    rows_of_another_type, rows_became_dense, rows_in_another_layout, rows_that_are_elements, rows_of_another_shape,
+    params_of_another_type, momenta_became_dense, momenta_gone, kernels, flag_of_a_float, not_a_number, duplicated,
+    another_parameter, a_group_less,
+]  # fmt: skip
+
+
+@pytest.mark.thin
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+@pytest.mark.parametrize("exchange", [*EXCHANGES, *ROWS], ids=lambda exchange: exchange.__name__)
+def test_a_planned_step_of_sparse_gradients_sees_every_exchange(exchange, kind):
+    """What holds for dense gradients holds for sparse ones; what the long way refuses, a planned step refuses too."""
+    for times in (1, 6):
+        ends = []
+        for forgetful in (False, True):
+            optimizer, params = made(kind, feed=rows)
+            outcomes: list[Any] = []
+            for turn in range(1, 7):
+                rows(params, 10 + turn)
+                try:
+                    if turn <= times:
+                        exchange(optimizer, params, turn)
+                    if forgetful:
+                        optimizer.forget()
+                    optimizer.step()
+                except Exception as error:
+                    outcomes.append((type(error), str(error)))
+                outcomes += numbers(optimizer, params)
+            ends.append(outcomes)
+        assert len(ends[0]) == len(ends[1])
+        for actual, expected in zip(*ends, strict=True):
+            if isinstance(expected, Tensor):
+                torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+            else:
+                assert actual == expected
+
+
 MOVING = {
     "rates": rate,
     "numpy rates": numpy_rate,
@@ -406,6 +522,66 @@ def test_a_plan_survives_what_moves_at_every_step(kind, moving):
         assert optimizer._planner.plan is plan
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+def test_a_parameter_without_gradients_gets_one(kind, dense):
+    """A parameter that had no gradient in all planned steps is updated as soon as it has one."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (Parameter(torch.randn(3, 4, generator=generator)) for _ in range(2))
+    optimizer = KINDS[kind]([first, second], lr=0.5)
+    for step in range(5):
+        rows([first], step)
+        optimizer.step()
+    assert optimizer._planner.plan is not None
+    rows([first, second], 5)
+    assert second.grad is not None
+    before, grad = second.detach().clone(), second.grad.to_dense()
+    if dense:
+        second.grad = grad
+    optimizer.step()
+    assert torch.equal(second, before - 0.5 * grad)
+
+
+def test_a_decay_is_refused_where_no_branch_of_the_rule_tells():
+    """A coupled decay beside sparse gradients is refused also where the rule takes it for a number like others."""
+
+    def scaled(param, grad, *, lr, weight_decay):
+        return (param.add(grad, alpha=-lr * (1 + weight_decay)),)
+
+    class Scaled(optizoo.SGD):
+        def select_rule(self, group):
+            return scaled
+
+    param = Parameter(torch.ones(3, 4))
+    optimizer = Scaled([param], lr=0.5, weight_decay=0.0)
+    for step in range(5):
+        rows([param], step)
+        optimizer.step()
+    assert optimizer._planner.plan is not None
+    before = param.detach().clone()
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(RuntimeError, match="sparse gradients"):
+        optimizer.step()
+    assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("moving", ["rates", "keys of others", "stores of others"])
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+def test_a_plan_of_sparse_gradients_survives_what_moves(kind, moving):
+    """A schedule of the rate, keys of others and a missing gradient keep sparse gradients on the planned path."""
+    optimizer, params = made(kind, feed=rows)
+    plan = optimizer._planner.plan
+    for turn in range(3, 8):
+        rows(params, turn)
+        optimizer.param_groups[0].update(initial_lr=0.5)
+        MOVING[moving](optimizer, params, turn)
+        if turn > 4:
+            assert optimizer._planner.plan is plan
+        optimizer.step()
+        plan = optimizer._planner.plan
+    assert plan is not None
+
+
 def test_groups_share_a_launch():
     """Groups with rates, decays and step counts of their own are rows of one launch."""
     params = [Parameter(torch.ones(5)) for _ in range(6)]
@@ -415,7 +591,7 @@ def test_groups_share_a_launch():
         for number, param in enumerate(params):
             param.grad = None if step < 2 and number % 2 else torch.ones(5)
         optimizer.step()
-    assert optimizer._planner.plan is not None
+    assert isinstance(optimizer._planner.plan, planner.Plan)
     assert len(optimizer._planner.plan._launches) == 1
 
 
@@ -475,7 +651,7 @@ def test_gradients_may_be_dropped_while_a_step_runs(kind, two_threads):
             for param in params:
                 param.grad = torch.ones(1 << 16) * (step + 1)
             plan = optimizer._planner.plan
-            if plan is not None:
+            if isinstance(plan, planner.Plan):
                 plan._parallel = PARALLEL(start)
             optimizer.step()
         assert bool(memory) == dropped

@@ -38,6 +38,7 @@ FLOORS = {
     "backends.fused_cuda": 4,
     "backends.reader": 2,
     "backends.plan": 6,
+    "backends.sparse": 7,
     "backends.finite": 6,
     "backends": 6,
     "rates": 1,

@@ -122,6 +122,8 @@ def fused_obstacle(
         return "parameter or state is a negated view, whose memory holds the opposite"
     if any(state.dtype != param.dtype or state.device != param.device for state in states):
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
+    if any(state.shape != param.shape for state in states):
+        return "a state has another shape than its parameter"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):
         return "parameter, gradient and state do not share strides without holes"
     return fused.unavailable(param.device) if kernel is None else kernel()

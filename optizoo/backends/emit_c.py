@@ -17,8 +17,9 @@ for (int64_t j = from; j < to; j++) {
 }
 """
 
-from optizoo.backends.trace import Operation, Program
-from optizoo.core.rule import WORDS
+from optizoo.backends.emit_c_stages import Texts, expression
+from optizoo.backends.trace import Program
+from optizoo.core.rule import NUMBER
 
 # Type of a tensor -> the C type of an element, the type in which it is computed, and how one becomes the other.
 # In 16 bits every operand is widened when it is read and the result rounded once, when it is written.
@@ -198,34 +199,51 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
         kind = "const grad_t *" if name == "grad" else "param_t *"
         constants.append(f"{kind}p{index} = ({kind})job->pointers[{index} * job->tensors + i];")
 
-    statements = []
+    loads = []
     for index, name in enumerate(program.inputs):
         value = (read_grad if name == "grad" else read).format(f"p{index}[j]")
         if name == "grad":
             value = f"(real){value} / scale" if unscale else f"(real){value}"
-        statements.append(f"const real v{index} = {value}; /* {name} */")
-    for index, operation in enumerate(program.operations, start=count):
-        statements.append(f"const real v{index} = {_expression(operation)};")
+        loads.append(value)
+    stores: dict[int, list[str]] = {}
+    puts = []
     for name, value in program.outputs:
         column = columns.index(name if name in program.inputs else f"new {name}")
-        if name not in program.inputs or value != column:  # else it stays as it is
-            statements.append(f"p{column}[j] = {write.format(f'v{value}')};")
+        if program.rank[value] == NUMBER:
+            puts.append((column, value))
+        elif name not in program.inputs or value != column:  # else it stays as it is
+            stores.setdefault(value, []).append(f"p{column}[j] = {write.format(f'v{value}')};")
 
     weights = [f"NEAR((real)scalars[{each.scalar}])" for each in program.operations if each.word == "lerp"]
+    near = " && ".join(weights) or "1"
     types = {param, grad}
+    head = [
+        "/* " + "\n   ".join(str(program).splitlines()) + " */\n",
+        _HEAD.format(real=real, param=c_param, grad=c_grad, f="f" if real == "float" else ""),
+        _BITS if types & {"bfloat16", "float16"} else "",
+        _BFLOAT16 if "bfloat16" in types else "",
+        _FLOAT16 if "float16" in types else "",
+    ]
+    total_width = width(program, unscale=unscale)
+    if not program.elementwise:
+        texts = Texts(
+            program, loads=loads, stores=stores, puts=puts, constants=constants, weights=near, columns=columns,
+            width=total_width,
+        )  # fmt: skip
+        return "".join([*head, texts.text()])
+    statements = [f"const real v{index} = {load}; /* {program.inputs[index]} */" for index, load in enumerate(loads)]
+    for index, operation in enumerate(program.operations, start=count):
+        statements.append(f"const real v{index} = {expression(operation)};")
+    statements += [store for each in stores.values() for store in each]
     return "".join(
         [
-            "/* " + "\n   ".join(str(program).splitlines()) + " */\n",
-            _HEAD.format(real=real, param=c_param, grad=c_grad, f="f" if real == "float" else ""),
-            _BITS if types & {"bfloat16", "float16"} else "",
-            _BFLOAT16 if "bfloat16" in types else "",
-            _FLOAT16 if "float16" in types else "",
-            _JOB.format(columns=", ".join(columns), count=width(program, unscale=unscale)),
+            *head,
+            _JOB.format(columns=", ".join(columns), count=total_width),
             _UPDATE.format(
                 constants="\n    ".join(constants),
                 statements="\n        ".join(statements),
-                near=" && ".join(weights) or "1",
-                count=width(program, unscale=unscale),
+                near=near,
+                count=total_width,
             ),
             _DRIVER,
         ]
@@ -270,8 +288,3 @@ def width(program: Program, *, unscale: bool = False) -> int:
 def fresh_outputs(program: Program) -> tuple[str, ...]:
     """Return the states that the program makes: outputs that are no inputs."""
     return tuple(name for name, _ in program.outputs if name not in program.inputs)
-
-
-def _expression(operation: Operation) -> str:
-    operands = [f"v{operand}" for operand in operation.operands]
-    return WORDS[operation.word].c.format(*operands, s=f"s{operation.scalar}")

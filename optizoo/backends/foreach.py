@@ -5,7 +5,7 @@ allocation. Gradients are never written.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -95,7 +95,7 @@ class Launch:
             raise ValueError("the outputs do not settle in the inputs")
         self.tensors = len(columns[0])
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
-        self._program = program
+        self._calls = _calls(program, in_place=True)
         self.params, _, *self._states = columns
         self._scalars: list[Any] = []
 
@@ -105,7 +105,7 @@ class Launch:
 
     def run(self, grads: Sequence[Tensor]) -> None:
         """Update the tensors with these gradients of ``params``."""
-        replay(self._program, self._scalars, [self.params, grads, *self._states])
+        _execute(self._calls, self._scalars, [self.params, grads, *self._states])
 
 
 def replay(
@@ -117,8 +117,13 @@ def replay(
     value. In 16-bit types that is not for use: ``torch._foreach_mul_`` rounds its number to the type of the tensors
     when it writes in place.
     """
-    values: list[Any] = list(inputs)
-    for function, operands, scalar, keyword, overwrite in _calls(program, in_place):
+    values = _execute(_calls(program, in_place), scalars, [*inputs])
+    return [values[value] for _, value in program.outputs]
+
+
+def _execute(calls: Iterable[tuple[Any, ...]], scalars: Sequence[Any], values: list[Any]) -> list[Any]:
+    """Make the calls on values, and append what each returns."""
+    for function, operands, scalar, keyword, overwrite in calls:
         arguments = [values[operand] for operand in operands]
         if keyword is _BY_ONE:
             numbers = () if scalar is None else scalars[scalar : scalar + 2]
@@ -130,7 +135,7 @@ def replay(
         else:
             result = function(*arguments, **{keyword: scalars[scalar]})
         values.append(arguments[0] if overwrite else result)
-    return [values[value] for _, value in program.outputs]
+    return values
 
 
 def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:

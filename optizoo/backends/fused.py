@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -113,7 +114,7 @@ class Call(NamedTuple):
     scalars: tuple[Any, ...]
     inputs: Sequence[Sequence[Tensor]]
     made: dict[str, list[Tensor]]
-    numbers: dict[str, Any] = {}
+    numbers: Mapping[str, Any] = MappingProxyType({})
 
     def results(self) -> dict[str, list[Any]]:
         """Return what a bucket keeps: columns of the states that were made, and of the running numbers."""
@@ -140,7 +141,8 @@ def call(
     """
     present = {name: column is not None for name, column in states.items()}
     program, scalars = trace(rule, present, **options)
-    numbers = running(rule, present, **options)
+    waits = program.outputs[0][0] == TOTAL
+    numbers = {} if waits else running(rule, present, **options)
     inputs = [params, grads, *(column for column in states.values() if column is not None)]
     return Call(program, scalars, inputs, _fresh(program, params), numbers)
 

@@ -65,6 +65,62 @@ def update(
     }
 
 
+class Launch:
+    """A program with the parameters that it updates by sparse gradients, for a step that is repeated.
+
+    Args:
+        program: What to compute; its outputs must settle in its inputs.
+        columns: For every input of the program, the tensors, all of one kind; gradients and states are not kept.
+
+    Raises:
+        ValueError: More is needed than to make the calls, or another device than the CPU.
+    """
+
+    def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
+        self.params = columns[0]
+        self._states = program.inputs[2:]
+        first, *others = zip(*columns, strict=True)
+        self._kinds = [*map(_kind, first)]
+        if any([*map(_kind, inputs)] != self._kinds for inputs in others):
+            raise ValueError("the tensors of a column are of several kinds")
+        if not all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in first):
+            raise ValueError("a tensor is not plain, or not on the CPU")
+        calls = _calls(program, *[(tensor.dtype, tensor.layout is not torch.strided) for tensor in first])
+        if calls is None or not settle(program)[1]:
+            raise ValueError("the outputs do not settle in the inputs")
+        self._calls = calls
+        self._scalars: list[Any] = []
+
+    def put(self, scalars: Sequence[Any]) -> None:
+        """Set the scalars, numbers or 0-dim tensors."""
+        self._scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
+
+    def gather(self, state: Mapping[Tensor, Any]) -> list[list[Any]] | None:
+        """Return the inputs of all parameters that have a gradient; ``None`` where one is of another kind now."""
+        work = []
+        for param in self.params:
+            inputs: list[Any] = [param, param.grad]
+            if inputs[1] is None:
+                continue
+            if self._states:
+                store = state.get(param, {})
+                inputs += [store.get(name) for name in self._states]
+            if [*map(_kind, inputs)] != self._kinds:
+                return None
+            work.append(inputs)
+        return work
+
+    def run(self, work: Iterable[list[Any]]) -> None:
+        """Update the parameters of these inputs."""
+        for inputs in work:
+            _execute(self._calls, self._scalars, inputs)
+
+
+def _kind(tensor: Any) -> tuple[Any, ...] | None:
+    """Return all of an input on which the calls hang."""
+    return (type(tensor), tensor.dtype, tensor.layout, tensor.is_cpu) if isinstance(tensor, Tensor) else None
+
+
 def _by_loop(
     rule: Callable[..., tuple], inputs: Sequence[Tensor], states: loop.Columns, program: Program, **options: Any
 ) -> dict[str, Tensor]:
@@ -92,15 +148,7 @@ def _written(program: Program, scalars: Sequence[Any], inputs: Sequence[Tensor])
     calls = _calls(program, *[(tensor.dtype, tensor.layout is not torch.strided) for tensor in inputs])
     if calls is None:
         return None
-    values = list(inputs)
-    for function, operands, scalar, keyword in calls:
-        arguments = [values[operand] for operand in operands]
-        if scalar is None:
-            values.append(function(*arguments))
-        elif keyword is None:
-            values.append(function(*arguments, scalars[scalar]))
-        else:
-            values.append(function(*arguments, **{keyword: scalars[scalar]}))
+    values = _execute(calls, scalars, [*inputs])
     if settle(program)[1]:
         return {}
     made = {}
@@ -114,6 +162,19 @@ def _written(program: Program, scalars: Sequence[Any], inputs: Sequence[Tensor])
     for name in homes.keys() & made.keys():
         homes[name].copy_(made.pop(name))
     return made
+
+
+def _execute(calls: Iterable[tuple[Any, ...]], scalars: Sequence[Any], values: list[Any]) -> list[Any]:
+    """Make the calls on values, and append what each returns."""
+    for function, operands, scalar, keyword in calls:
+        arguments = [values[operand] for operand in operands]
+        if scalar is None:
+            values.append(function(*arguments))
+        elif keyword is None:
+            values.append(function(*arguments, scalars[scalar]))
+        else:
+            values.append(function(*arguments, **{keyword: scalars[scalar]}))
+    return values
 
 
 @lru_cache(maxsize=1024)

@@ -10,9 +10,10 @@ Options that are floats are no part of what must stay: they are read anew, and t
 
 import ctypes
 import itertools
+import operator
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ class Plan:
         calls: Sequence[fused.Call],
     ):
         self._reader = reader()
-        self._groups, self._state = groups, state
+        self._groups, self._state, self._options = groups, state, options
         self._lists = [[*group["params"]] for group in groups]
         self._kept: list[Any] = [[*groups], [*state.items()], [[*group.items()] for group in groups]]
         self._known: dict[bytes, int] = {}  # layouts: equal ones share an address, and so the CPU's cache
@@ -107,6 +108,13 @@ class Plan:
         self._step = self._reader.library.optizoo_step
         self._parallel = fused.parallel()
         self._in_lists = any(task.in_lists for task in tasks)
+        places = {id(param): place for place, param in enumerate(itertools.chain(*self._lists))}
+        self._grads = (ctypes.py_object * max(len(places), 1)).from_buffer(self._held)
+        self._listed = {
+            id(launch): [places[id(param)] for param in launch.params]
+            for launch, _ in self._launches
+            if isinstance(launch, foreach.Launch)
+        }
 
     def run(self, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]], arguments: Arguments) -> bool:
         """Make the step and return ``True``; or ``False`` with nothing touched, if the plan does not hold any more.
@@ -118,8 +126,12 @@ class Plan:
         """
         if groups is not self._groups or state is not self._state:
             return False
-        for task, put in self._by_python:
-            values = arguments(task)
+        for task, put, found in self._by_python:
+            if not found.still():
+                found.keep(arguments(task))
+            elif "step" not in task.names:
+                continue
+            values = found.values
             if values is None:
                 return False
             values = [*values, task.made.value + 1] if "step" in task.names else values
@@ -160,21 +172,19 @@ class Plan:
 
     def _held_grads(self, launch: foreach.Launch) -> list[Tensor]:
         """Return the gradients that C holds for a launch; those of the parameters may be others by now."""
-        places = {id(param): place for place, param in enumerate(itertools.chain(*self._lists))}
-        held = (ctypes.py_object * len(places)).from_buffer(self._held)
-        return [held[places[id(param)]] for param in launch.params]
+        return [self._grads[place] for place in self._listed[id(launch)]]
 
     # What C watches --------------------------------------------------------------------------------------------------
 
-    def _evaluated(self) -> list[tuple[Task, Callable[[Sequence[Any]], None]]]:
-        """Return the tasks whose scalars Python evaluates, and where they go."""
+    def _evaluated(self) -> list[tuple[Task, Callable[[Sequence[Any]], None], "Found"]]:
+        """Return the tasks whose scalars Python evaluates, where they go, and what they were evaluated of."""
         found = []
         for launch, tasks in self._launches:
             for row, task in enumerate(tasks):
                 if isinstance(launch, foreach.Launch):
-                    found.append((task, launch.put))
+                    found.append((task, launch.put, Found(task.group, self._options)))
                 elif self._codes[id(task)] is None:
-                    found.append((task, partial(launch.put, row)))
+                    found.append((task, partial(launch.put, row), Found(task.group, self._options)))
         return found
 
     def _code(self, task: Task) -> Code | None:
@@ -272,6 +282,48 @@ class Plan:
         if layout not in self._known:
             self._known[layout] = self._words(struct.unpack(f"{len(layout) // 8}q", layout))
         return self._known[layout]
+
+
+class Found:
+    """What a step has found in the options of a param group, and whether the next would find the same.
+
+    Args:
+        group: The group.
+        options: The names of all options that the optimizer knows.
+
+    Attributes:
+        values: What was kept.
+    """
+
+    def __init__(self, group: Mapping[str, Any], options: frozenset[str]):
+        self._group, self._options = group, options
+        self.values: Sequence[Any] | None = None
+        self._keys: list[str] | None = None
+        self._items: list[Any] = []
+
+    def keep(self, values: Sequence[Any] | None) -> None:
+        """Keep values that were found in the group as it is now."""
+        group = self._group
+        # What may change and stay the same object, a tensor or a list, cannot be seen to be as it was.
+        lasting = type(group) is dict and all(_is_constant(group[name]) for name in group.keys() & self._options)
+        self.values, self._keys, self._items = values, [*group] if lasting else None, [*group.values()]
+
+    def still(self) -> bool:
+        """Return whether the group is as it was; ``False`` where that cannot be told."""
+        return self._keys == [*self._group] and all(map(operator.is_, self._items, self._group.values()))
+
+    def moved(self, names: Collection[str]) -> bool:
+        """Return whether nothing but options of these names is another than it was, each a float as before."""
+        return self._keys == [*self._group] and all(
+            old is new or (name in names and type(old) is type(new) is float)
+            for old, (name, new) in zip(self._items, self._group.items(), strict=True)
+        )
+
+
+def _is_constant(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_constant, value))
+    return value is None or type(value) in (float, int, bool, str)
 
 
 class _Numbers:

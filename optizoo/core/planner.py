@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from optizoo.backends import fused
 from optizoo.backends.plan import Plan, Task
+from optizoo.backends.sparse import SparsePlan
 from optizoo.backends.trace import watched, wire
 from optizoo.core.bucket import Bucket
 from optizoo.core.checks import plain
@@ -47,7 +47,7 @@ class Planner:
     """
 
     def __init__(self) -> None:
-        self.plan: Plan | None = None
+        self.plan: Plan | SparsePlan | None = None
         self.guarded = False  # whether the planned step looks at all gradients first
         self._last: Any = None  # what the last step did, to know one that comes again
         self._refused: Any = None  # what cannot be planned
@@ -83,15 +83,14 @@ class Planner:
         if self._resting:
             self._resting -= 1
             return
-        if not buckets or not all(map(_is_able, buckets)):
+        sparse = all(map(_is_sparse, buckets))
+        if not buckets or not (sparse or all(map(_is_able, buckets))):
             self._last = None
             return
         done = [(bucket.backend, bucket.states, [*map(id, bucket.params)]) for bucket in buckets]
         if done == self._last and done != self._refused:
             try:
-                calls = [bucket.call() for bucket in buckets]
-                tasks = [_task(optimizer, bucket, call) for bucket, call in zip(buckets, calls, strict=True)]
-                self.plan = Plan(optimizer.param_groups, optimizer.state, optimizer.option_names, tasks, calls)
+                self.plan = _sparse_plan(optimizer, buckets) if sparse else _plan(optimizer, buckets)
                 self._served, self.guarded = 0, guarded
             except Exception:  # of any kind: steps go on without a plan, which is not asked for again
                 self._refused = done
@@ -99,21 +98,49 @@ class Planner:
 
 
 def _is_able(bucket: Bucket) -> bool:
-    plain = bucket.backend != "loop" and bucket.params[0].device.type == "cpu" and not bucket.params[0].is_complex()
-    return plain and _get_current_dispatch_mode() is None
+    return bucket.backend != "loop" and _is_plain(bucket)
 
 
-def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
+def _is_sparse(bucket: Bucket) -> bool:
+    scalars_only = not (bucket.options.get("tensor_scalars") or bucket.options.get("differentiable"))
+    return bucket.backend == "loop" and bucket.grads[0].is_sparse and scalars_only and _is_plain(bucket)
+
+
+def _is_plain(bucket: Bucket) -> bool:
+    param = bucket.params[0]
+    return param.is_cpu and not param.is_complex() and _get_current_dispatch_mode() is None
+
+
+def _plan(optimizer: Planned, buckets: Sequence[Bucket]) -> Plan:
+    calls = [bucket.call() for bucket in buckets]
+    if any(call.made for call in calls):
+        raise ValueError("a state is made")
+    tasks = [_task(optimizer, bucket) for bucket in buckets]
+    return Plan(optimizer.param_groups, optimizer.state, optimizer.option_names, tasks, calls)
+
+
+def _sparse_plan(optimizer: Planned, buckets: Sequence[Bucket]) -> SparsePlan:
+    tasks = []
+    for bucket in buckets:
+        if not all(bucket.states.values()):
+            raise ValueError("a state is made, or may come to be")
+        columns = [[store[name] for store in bucket.stores] for name in bucket.states]
+        tasks.append((_task(optimizer, bucket), [bucket.params, bucket.grads, *columns]))
+    return SparsePlan(optimizer.param_groups, optimizer.option_names, tasks)
+
+
+def _task(optimizer: Planned, bucket: Bucket) -> Task:
     """Return what a plan needs to repeat a bucket.
 
     Raises:
         ValueError: It cannot be repeated.
     """
     declared = schema(bucket.rule)
-    if call.made or declared.numbers or declared.sums or {*declared.given} - {"step"}:
-        raise ValueError("a state is made, a number runs beside the step, or the rule asks for more than options")
+    if declared.numbers or declared.sums or {*declared.given} - {"step"}:
+        raise ValueError("a number runs beside the step, or the rule asks for more than options")
     chosen = optimizer.chosen(bucket.group)
-    values = optimizer.arguments(bucket.group, bucket.rule, bucket.backend)
+    in_lists = bucket.backend != "fused"
+    values = optimizer.arguments(bucket.group, bucket.rule, "foreach" if in_lists else "fused")
     maximize = values.pop("maximize")
     steps = {"step": bucket.options["step"]} if "step" in bucket.options else {}
     wiring = wire(bucket.rule, bucket.states, maximize=maximize, **values, **steps)
@@ -128,7 +155,7 @@ def _task(optimizer: Planned, bucket: Bucket, call: fused.Call) -> Task:
         wiring=wiring,
         choice=None if watching is None else (tuple(options), watching[1]),
         choice_made=chosen,
-        in_lists=bucket.backend == "foreach",
+        in_lists=in_lists,
         states=[name for name, exists in bucket.states.items() if exists],
         absent=frozenset(name for name, exists in bucket.states.items() if not exists),
         stores=bucket.stores,

@@ -44,8 +44,8 @@ class LAMB(RegularizedOptimizer):
 
     Args:
         weight_decay: λ, within the ratio.
-        weight_decay_mode: ``None``, the paper's, within the ratio; ``"coupled"`` (L2), ``"decoupled"`` (times α, as in
-            AdamW) or ``"independent"``, all three outside of it.
+        weight_decay_mode: ``None``, the paper's, within the ratio; with any other of :class:`SGD` the decay stands
+            outside of it.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``.

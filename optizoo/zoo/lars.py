@@ -48,8 +48,8 @@ class LARS(RegularizedOptimizer):
         trust_coefficient: η, the share of its norm by which a tensor moves at α = 1.
         eps: ε, added to the norms in the denominator.
         weight_decay: λ, within the ratio.
-        weight_decay_mode: ``None``, the paper's, within the ratio; ``"coupled"`` (L2, before the norms are taken),
-            ``"decoupled"`` (times α, as in AdamW) or ``"independent"``.
+        weight_decay_mode: ``None``, the paper's, within the ratio; with any other of :class:`SGD` the decay stands
+            outside of it.
 
     Attributes:
         state: Per parameter ``momentum_buffer``.

@@ -47,8 +47,7 @@ class StableAdamW(RegularizedOptimizer):
 
     Args:
         weight_decay: λ, times the rate that the tensor has in this step.
-        weight_decay_mode: ``None``, the paper's, times η; ``"decoupled"`` (times α, as in AdamW), ``"coupled"`` (L2) or
-            ``"independent"``.
+        weight_decay_mode: ``None``, the paper's, times η; with any other of :class:`SGD` it is not clipped.
 
     Attributes:
         state: Per parameter ``step``, ``exp_avg``, ``exp_avg_sq``.
