@@ -22,7 +22,8 @@ def cautious(rule: Rule) -> Rule:
 
     With u what ``rule`` takes off the weights, its decay included: φ = 1 where u g > 0, else 0, and
     θ ← θ - φ / max(mean(φ), 0.001) u. The mean is that of the whole tensor: the fewer weights move, the farther they
-    do. :class:`~optizoo.zoo.cautious.CautiousAdamW` leaves the decay out of it.
+    do. A weight whose step is rounded away is none that moves; where that is common, as in 16 bits, take
+    :class:`~optizoo.zoo.cautious.CautiousAdamW`, which knows u before it is rounded, and leaves the decay out of it.
     Source: Liang et al. (2024), Algorithm 1, with the bound of its authors' code, https://arxiv.org/abs/2411.16085.
 
     Args:

@@ -86,7 +86,10 @@ def test_cautious(options, tiers):
 
 
 def test_cautious_around_adamw():
-    """Without decay it is CautiousAdamW; with it that one shrinks all weights, and this one masks the decay too."""
+    """Without decay it is CautiousAdamW; with it that one shrinks all weights, and this one masks the decay too.
+
+    In float64, where hardly a step is rounded away: such a weight does not count among those that move.
+    """
     kind = optizoo.from_rule(cautious(rules.adamw), name="Kind", **ADAMW, **SWITCHES)
 
     def ours(params, decay):
@@ -95,9 +98,9 @@ def test_cautious_around_adamw():
     def page(params, decay):
         return optizoo.create("cautiousadamw", params, **{**ADAMW, "weight_decay": decay}, foreach=False)
 
-    assert_equivalent(lambda params: ours(params, 0), lambda params: page(params, 0), steps=25)
+    assert_equivalent(lambda params: ours(params, 0), lambda params: page(params, 0), tiers=["T2"], steps=25)
     with pytest.raises(AssertionError, match="T2"):
-        assert_equivalent(lambda params: ours(params, 0.1), lambda params: page(params, 0.1), steps=25)
+        assert_equivalent(lambda params: ours(params, 0.1), lambda params: page(params, 0.1), tiers=["T2"], steps=25)
 
 
 def test_states_and_options_of_both():
@@ -134,8 +137,10 @@ def test_executions(kind, options):
     for step in range(10):
         feed_signed(theirs, step, -1 if "maximize" in options else 1)
         reference.step()
+    # On a device NAdam's momentum is multiplied up from float32 numbers, elsewhere from float64.
+    rtol = 0 if "foreach" in options else 1e-8 if kind is LookaheadNAdam and "capturable" in options else 1e-12
     for param, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(param, expected, rtol=0 if "foreach" in options else 1e-12, atol=0)
+        torch.testing.assert_close(param, expected, rtol=rtol, atol=0)
 
 
 def feed_signed(params: list[Parameter], step: int, sign: int) -> None:

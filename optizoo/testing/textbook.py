@@ -54,8 +54,8 @@ def mean(a: Any) -> Any:
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
     """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
 
-    The decays are those of the other rule, of L2, of AdamW in PyTorch, of Loshchilov & Hutter (2019) with η = α / α_max,
-    and of Chen et al. (2025), whose αu is what the rule takes away.
+    The decays are those of the other rule, of L2, of AdamW in PyTorch, of Loshchilov & Hutter (2019) with
+    η = α / α_max, and of Chen et al. (2025), whose αu is what the rule takes away.
     """
     shrunk = {
         None: lambda: theta,
