@@ -137,7 +137,7 @@ def test_executions(kind, options):
     for step in range(10):
         feed_signed(theirs, step, -1 if "maximize" in options else 1)
         reference.step()
-    # On a device NAdam's momentum is multiplied up from float32 numbers, elsewhere from float64.
+    # On a device, what hangs on NAdam's product of momenta is computed in its type, float32.
     rtol = 0 if "foreach" in options else 1e-8 if kind is LookaheadNAdam and "capturable" in options else 1e-12
     for param, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(param, expected, rtol=rtol, atol=0)
