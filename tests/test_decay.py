@@ -84,7 +84,9 @@ def test_coupled_lion():
 @pytest.mark.parametrize("name", DECAYING)
 def test_the_namesakes_mode_has_its_bits(name, backend):
     """The mode that torch's namesake has, by name, is the default to the bit, and leaves no key in the group."""
-    own = "decoupled" if name in ("adamw", "lion") else "coupled"
+    kind = optimizer_class(name)
+    decoupled = kind.shared_defaults.get("weight_decay_mode") == "decoupled" or "decoupled_weight_decay" in kind.fixed
+    own = "decoupled" if decoupled else "coupled"
     default, named = (
         optizoo.create(name, parameters(), weight_decay=0.1, **mode, **BACKENDS[backend])
         for mode in ({}, {"weight_decay_mode": own})

@@ -60,7 +60,8 @@ def list_optimizers() -> list[str]:
     """Return the names that :func:`create` knows, sorted by the complexity of their rules.
 
     >>> list_optimizers()
-    ['sgd', 'momentum', 'lion', 'rprop', 'adagrad', 'adadelta', 'rmsprop', 'adam', 'adamw', 'adamax', 'nadam', 'radam']
+    ['sgd', 'momentum', 'lion', 'rprop', 'adagrad', 'adadelta', 'rmsprop', 'adam', 'adamw', 'adamax', 'nadam', 'radam',
+    'adopt', 'adan', 'ademamix']
     """
     return [name.lower() for name in classes()]
 
