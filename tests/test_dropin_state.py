@@ -147,7 +147,7 @@ def test_any_container(name, options, container):
 
 @pytest.mark.parametrize("number", [3, 3.0, torch.tensor(3.0, dtype=torch.float64), torch.tensor([3.0])], ids=repr)
 @pytest.mark.parametrize(
-    ("name", "options"), [case for case in FEW if case.values[0] not in ("sgd", "momentum", "lion")]
+    ("name", "options"), [case for case in FEW if case.values[0] not in ("sgd", "momentum", "signum", "lion")]
 )
 def test_steps_that_are_numbers(name, options, number):
     """A step, or a product beside it, that is a plain number, as torch saved it before 1.12, loads, and can be set."""

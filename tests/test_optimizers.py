@@ -16,8 +16,9 @@ from optizoo.zoo import optimizer_class
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
 
 CLASSES = [
-    *(optizoo.SGD, optizoo.Momentum, optizoo.Lion, optizoo.Rprop, optizoo.Adagrad, optizoo.Adadelta),
-    *(optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.Adamax, optizoo.NAdam, optizoo.RAdam),
+    *(optizoo.SGD, optizoo.Momentum, optizoo.Signum, optizoo.Lion, optizoo.Rprop, optizoo.Adagrad, optizoo.Adadelta),
+    *(optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.AdaBelief, optizoo.Yogi, optizoo.Adamax, optizoo.QHAdam),
+    *(optizoo.NAdam, optizoo.RAdam, optizoo.ADOPT, optizoo.Adan, optizoo.AdEMAMix),
 ]
 TORCH = {
     optizoo.SGD: torch.optim.SGD,

@@ -37,13 +37,20 @@ FEW = [
         ("adam", {"amsgrad": True, "weight_decay": 0.05}),
         ("adam", {"weight_decay": 0.05, "weight_decay_mode": "independent", "l1": 0.1}),
         ("adamw", {}),
+        ("signum", {"weight_decay": 0.05}),
         ("lion", {"weight_decay": 0.05}),
         ("rprop", {}),
         ("adagrad", {"lr_decay": 0.01, "initial_accumulator_value": 0.1}),
         ("adadelta", {}),
+        ("adabelief", {}),
+        ("yogi", {}),
         ("adamax", {}),
+        ("qhadam", {}),
         ("nadam", {}),
         ("radam", {}),
+        ("adopt", {}),
+        ("adan", {"weight_decay": 0.05}),
+        ("ademamix", {"alpha_warmup": 8, "beta3_warmup": 8}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""
