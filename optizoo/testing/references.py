@@ -39,8 +39,8 @@ class Comparison:
         version: The version that was found; empty where it is not installed.
         options: What both were given, as text.
         steps: Number of steps.
-        distance: Norm of the difference of a parameter from the other's, relative to the way that it has gone; of the
-            parameter where that is largest.
+        distance: Norm of the difference between the parameters of the two, relative to the way that the other's have
+            gone.
         verdict: One of :data:`VERDICTS`.
         message: The named fault, or what went wrong.
     """
@@ -68,9 +68,23 @@ def compare(names: Sequence[str] | None = None, steps: int = STEPS) -> Iterator[
         names: Names of optimizers; all by default.
         steps: Length of the runs.
     """
-    for name, specimen in specimens().items():
-        for reference in specimen.references if names is None or name in names else ():
-            yield from compare_with(name, reference, steps)
+    for name, reference in known(names):
+        yield from compare_with(name, reference, steps)
+
+
+def known(names: Sequence[str] | None = None) -> list[tuple[str, Reference]]:
+    """Return the references of these optimizers, or of all, each with the name of its optimizer."""
+    chosen = specimens() if names is None else names
+    return [(name, reference) for name in chosen for reference in specimens()[name].references]
+
+
+def count_rows(names: Sequence[str] | None = None) -> int:
+    """Return how many rows :func:`compare` has."""
+    return sum(len(_combinations(reference)) if installed(reference) else 1 for _, reference in known(names))
+
+
+def _combinations(reference: Reference) -> list[Options]:
+    return pairwise([row for table in reference.tables for row in product(table)])
 
 
 def compare_with(name: str, reference: Reference, steps: int = STEPS) -> Iterator[Comparison]:
@@ -79,13 +93,13 @@ def compare_with(name: str, reference: Reference, steps: int = STEPS) -> Iterato
     if not version:
         yield Comparison(name, reference.path, reference.distribution)
         return
-    for options in pairwise([row for table in reference.tables for row in product(table)]):
+    for options in _combinations(reference):
         text = ", ".join(f"{key}={value!r}" for key, value in options.items())
         row = Comparison(name, reference.path, reference.distribution, version, text, steps, message=reference.fault)
         try:
             row.distance = distance(name, reference, options, steps)
-            agrees = row.distance <= ASKED
-            row.verdict = VERDICTS[(2 if agrees else 1) if reference.fault else (0 if agrees else 3)]
+            same, other = ("fault is gone", "named fault") if reference.fault else ("agrees", "FAIL")
+            row.verdict = same if row.distance <= ASKED else other
         except Exception as error:  # one broken package must not cost the table
             row.verdict, row.message = "FAIL", f"{type(error).__name__}: {error}"
         yield row
@@ -105,8 +119,8 @@ def build(name: str, reference: Reference, params: Any, options: Options) -> Opt
     lr = inspect.signature(optimizer_class(name)).parameters["lr"].default
     theirs: Options = {}
     for option, value in {"lr": lr, **options}.items():
-        known = reference.names.get(option, option)
-        theirs |= {known: value} if isinstance(known, str) else known(value)
+        named = reference.names.get(option, option)
+        theirs |= {named: value} if isinstance(named, str) else named(value)
     return getattr(importlib.import_module(module), title)(params, **{**reference.options, **theirs})
 
 
@@ -116,10 +130,10 @@ def distance(name: str, reference: Reference, options: Options, steps: int = STE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an older torch, for example
         theirs = _displacements(lambda params: build(name, reference, params, options), steps)
-    if not all(bool(moved.any()) for moved in theirs):
-        raise ValueError(f"{reference.path} leaves a parameter where it was, so nothing was compared")
-    found = [((a - b).norm() / b.norm()).item() for a, b in zip(ours, theirs, strict=True)]
-    return math.nan if any(map(math.isnan, found)) else max(found)
+    way = torch.cat(theirs).norm()
+    if not way:
+        raise ValueError(f"{reference.path} leaves every parameter where it was, so nothing was compared")
+    return ((torch.cat(ours) - torch.cat(theirs)).norm() / way).item()
 
 
 def _displacements(factory: Any, steps: int) -> list[Tensor]:
@@ -135,7 +149,7 @@ def _displacements(factory: Any, steps: int) -> list[Tensor]:
             group["lr"] = rate * lr_factor(step, steps)
         optimizer.step()
     _switch(optimizer, "eval")
-    return [param.detach() - old for param, old in zip(params, start, strict=True)]
+    return [(param.detach() - old).flatten() for param, old in zip(params, start, strict=True)]
 
 
 def _all_there(params: Sequence[Parameter], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
