@@ -32,6 +32,8 @@ Values are written as in TOML, where quotes may be left out; several make a list
 VERIFY_EPILOG = """
 By default every pair of option values is tried, in as few combinations as that takes and in 100 steps, with every
 backend and type: a minute or so on two cores. --full tries every combination, in 1000 steps.
+
+--references holds the loops against the same optimizers of other packages (pip install 'optizoo[oracles]').
 """
 LAB_EPILOG = """
   optizoo lab list                                        name the experiments
