@@ -32,10 +32,11 @@ TORCH = {
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
 }
-DECAYS = ["weight_decay_mode", "l1", "nonfinite"]
+OURS = ["nonfinite", "master", "state_dtype"]
+DECAYS = ["weight_decay_mode", "l1", *OURS]
 EXTRAS = {
     optizoo.SGD: ["capturable", *DECAYS],
-    optizoo.Rprop: ["fused", "nonfinite"],
+    optizoo.Rprop: ["fused", *OURS],
     optizoo.Adagrad: ["capturable", *DECAYS],
     optizoo.Adadelta: ["fused", *DECAYS],
     optizoo.RMSprop: ["fused", "eps_inside_sqrt", "initial_accumulator", *DECAYS],

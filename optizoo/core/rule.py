@@ -58,7 +58,8 @@ class Word(NamedTuple):
             return FUNCTIONS[self.call](first, *others)
         method = getattr(first, self.call)
         if self.scalar in ("alpha", "value", "beta"):
-            return method(*others, **dict(zip((self.scalar, self.second), numbers, strict=False)))
+            names = (self.scalar, *([self.second] if self.second else []))
+            return method(*others, **dict(zip(names, numbers, strict=True)))
         return method(*others, *numbers, **dict(self.arguments))
 
 
