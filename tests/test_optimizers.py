@@ -16,9 +16,10 @@ from optizoo.zoo import optimizer_class
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
 
 CLASSES = [
-    *(optizoo.SGD, optizoo.Momentum, optizoo.Signum, optizoo.Lion, optizoo.Rprop, optizoo.Adagrad, optizoo.Adadelta),
-    *(optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.AdaBelief, optizoo.Yogi, optizoo.Adamax, optizoo.QHAdam),
-    *(optizoo.NAdam, optizoo.RAdam),
+    *(optizoo.SGD, optizoo.Momentum, optizoo.Signum, optizoo.Lion, optizoo.LARS, optizoo.Rprop, optizoo.Adagrad),
+    *(optizoo.Adadelta, optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.AdaBelief, optizoo.Yogi, optizoo.Adamax),
+    *(optizoo.CautiousAdamW, optizoo.StableAdamW, optizoo.QHAdam, optizoo.LAMB),
+    *(optizoo.NAdam, optizoo.RAdam, optizoo.ADOPT, optizoo.Adan, optizoo.AdEMAMix),
 ]
 TORCH = {
     optizoo.SGD: torch.optim.SGD,
@@ -32,10 +33,11 @@ TORCH = {
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
 }
-DECAYS = ["weight_decay_mode", "l1", "nonfinite"]
+OURS = ["nonfinite", "master", "state_dtype"]
+DECAYS = ["weight_decay_mode", "l1", *OURS]
 EXTRAS = {
     optizoo.SGD: ["capturable", *DECAYS],
-    optizoo.Rprop: ["fused", "nonfinite"],
+    optizoo.Rprop: ["fused", *OURS],
     optizoo.Adagrad: ["capturable", *DECAYS],
     optizoo.Adadelta: ["fused", *DECAYS],
     optizoo.RMSprop: ["fused", "eps_inside_sqrt", "initial_accumulator", *DECAYS],
@@ -86,7 +88,8 @@ def test_step_returns_the_loss_of_the_closure(name, options):
 
     with torch.no_grad():
         loss = optimizer.step(closure)
-    assert calls == [True]
+        assert calls == [True]
+        optimizer.step(closure)  # the first update of ADOPT moves nothing
     assert loss.item() > sum(param.square().sum() for param in params)
     assert optimizer.step(lambda: None) is None
     assert optimizer.step() is None

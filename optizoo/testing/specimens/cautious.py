@@ -1,7 +1,7 @@
 """Cautious AdamW, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 from optizoo.testing.textbook import largest, mean, sign, where
 
 
@@ -33,5 +33,9 @@ CAUTIOUSADAMW = Specimen(
                "param = param.addcmul(param, agrees, value=-lr * weight_decay)", {**DECAY, **TINY_LR}),
         Mutant("cautious-no-correction-2", "cautiousadamw", "(1 - beta2**step) ** 0.5 + eps", "1.0 + eps"),
         Mutant("cautious-eps-1e-7", "cautiousadamw", "+ eps", "+ 1e-7", TINY_LR),
+    ),
+    references=(
+        Reference("timm", "1.0.31", "timm.optim.AdamWLegacy", {"foreach": False, "caution": True},
+                  tables=(SIGN_AND_DECAY,)),
     ),
 )  # fmt: skip

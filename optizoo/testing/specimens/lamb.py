@@ -1,7 +1,7 @@
 """LAMB, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, ZERO, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import Reference, Specimen
 from optizoo.testing.textbook import norm, where
 
 
@@ -40,5 +40,14 @@ LAMB = Specimen(
         Mutant("lamb-decay-behind-the-norm", "lamb", "length = param.norm(), update.norm()",
                "length = param.norm(), update.add(param, alpha=-weight_decay).norm()", DECAY),
         Mutant("lamb-eps-1e-7", "lamb", "+ eps", "+ 1e-7"),
+    ),
+    references=(
+        Reference("timm", "1.0.31", "timm.optim.Lamb", {"foreach": False, "always_adapt": True, "max_grad_norm": None},
+                  tables=({"weight_decay": (0, 0.05)},)),
+        Reference("timm", "1.0.31", "timm.optim.Lamb", {"foreach": False, "always_adapt": True, "max_grad_norm": None},
+                  {"weight_decay_mode": lambda mode: {"decoupled_decay": mode == "decoupled"}},
+                  ({"weight_decay": (0.05,), "weight_decay_mode": (None, "decoupled")},)),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Lamb", {"foreach": False, "weight_decouple": False},
+                  fault="no bias corrections, weight norms of 10 at most, and ε in the ratio"),
     ),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """LARS, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, ZERO, Mutant
-from optizoo.testing.specimen import ON_OFF, Specimen
+from optizoo.testing.specimen import ON_OFF, Reference, Specimen
 from optizoo.testing.textbook import norm, where
 
 
@@ -41,5 +41,13 @@ LARS = Specimen(
         Mutant("lars-nesterov-ignored", "lars", "if nesterov else momentum_buffer", "if 0 else momentum_buffer",
                {"nesterov": True}),
         Mutant("lars-no-eps", "lars", " + eps", "", {"eps": 0.1}),
+    ),
+    references=(
+        Reference("timm", "1.0.31", "timm.optim.Lars", {"foreach": False, "always_adapt": True, "momentum": 0.9},
+                  {"trust_coefficient": "trust_coeff"},
+                  ({"weight_decay": (0, 0.05), "nesterov": ON_OFF, "trust_coefficient": (1e-3, 0.02)},
+                   {"momentum": (0,)})),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.LARS", {"foreach": False},
+                  tables=({"weight_decay": (0, 0.05)},), fault="FAULT"),
     ),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """StableAdamW, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 from optizoo.testing.textbook import largest, mean
 
 
@@ -36,5 +36,11 @@ STABLEADAMW = Specimen(
         Mutant("stableadamw-no-correction-2", "stableadamw", "exp_avg_sq / (1 - beta2**step)", "exp_avg_sq"),
         Mutant("stableadamw-eps-inside-root", "stableadamw", "second_moment.sqrt() + eps",
                "(second_moment + eps).sqrt()"),
+    ),
+    references=(
+        Reference("torch-optimi", "0.3.3", "optimi.StableAdamW", {"foreach": False, "triton": False},
+                  tables=({"weight_decay": (0, 0.05), "betas": ((0.9, 0.99), (0.8, 0.95))},)),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.StableAdamW", {"foreach": False, "eps": 1e-6},
+                  tables=({**SIGN_AND_DECAY, "betas": ((0.9, 0.99), (0.8, 0.95))},)),
     ),
 )  # fmt: skip
