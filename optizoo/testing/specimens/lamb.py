@@ -47,7 +47,10 @@ LAMB = Specimen(
         Reference("timm", "1.0.31", "timm.optim.Lamb", {"foreach": False, "always_adapt": True, "max_grad_norm": None},
                   {"weight_decay_mode": lambda mode: {"decoupled_decay": mode == "decoupled"}},
                   ({"weight_decay": (0.05,), "weight_decay_mode": (None, "decoupled")},)),
-        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Lamb", {"foreach": False, "weight_decouple": False},
-                  fault="no bias corrections, weight norms of 10 at most, and ε in the ratio"),
+        Reference("timm", "1.0.31", "timm.optim.Lamb", {"foreach": False}, tables=({"weight_decay": (0, 0.05)},),
+                  fault="clips all gradients to a norm of 1; without decay it takes no ratio"),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Lamb", {"foreach": False},
+                  tables=({"weight_decay": (0,)},),
+                  fault="no bias corrections, weight norms of 10 at most, ε in the ratio"),
     ),
 )  # fmt: skip

@@ -48,6 +48,7 @@ LARS = Specimen(
                   ({"weight_decay": (0, 0.05), "nesterov": ON_OFF, "trust_coefficient": (1e-3, 0.02)},
                    {"momentum": (0,)})),
         Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.LARS", {"foreach": False},
-                  tables=({"weight_decay": (0, 0.05)},), fault="FAULT"),
+                  tables=({"weight_decay": (0, 0.05)},),
+                  fault="moves biases as SGD does, without decay; no ε"),
     ),
 )  # fmt: skip
