@@ -41,7 +41,8 @@ class CautiousAdamW(RegularizedOptimizer):
     Rule: :func:`optizoo.rules.cautiousadamw`, with its source. :func:`optizoo.combinators.cautious` does the same to
     any other rule.
 
-    timm's ``AdamWLegacy(caution=True)`` is this one, to the bit; the paper adds a small number to the mean in place of the bound.
+    timm's ``AdamWLegacy(caution=True)`` is this one, to the bit; the paper adds a small number to the mean in place of
+    the bound.
 
     Args:
         weight_decay: λ, decoupled; it shrinks all weights.
