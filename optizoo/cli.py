@@ -169,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--repeats", type=_positive, default=9, help="repeats of every side (default: 9)")
     step.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
     step.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the parameters (default: float32)")
+    step.add_argument(
+        "--references", action="store_true", help="beside the packages of the zoo's references, on the CPU in float32"
+    )
     step.set_defaults(run=_bench_step)
 
     epoch = command("epoch", "time an epoch of a CIFAR-10 model, side by side with hand-written loops", of=of)
@@ -396,6 +399,8 @@ def _bench_step(options: argparse.Namespace) -> int:
     from optizoo.lab import step_benchmark as bench
     from optizoo.testing import has_torch_twin
 
+    if options.references:
+        return _bench_references(options)
     optimizers = _chosen("--optimizer", options.optimizer, [*filter(has_torch_twin, list_optimizers())])
     workloads = _chosen("--workload", options.workload, bench.WORKLOADS)
     chosen = {name: bench.WORKLOADS[name] for name in workloads or bench.WORKLOADS}
@@ -419,6 +424,29 @@ def _bench_step(options: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     print(bench.format_summary(record))
+    return 0
+
+
+def _bench_references(options: argparse.Namespace) -> int:
+    from optizoo.lab import reference_benchmark
+    from optizoo.lab.step_benchmark import WORKLOADS
+
+    if options.device != "cpu" or options.dtype != "float32":
+        raise UsageError("--references times steps on the CPU in float32; leave out --device and --dtype")
+    optimizers = _chosen("--optimizer", options.optimizer, list_optimizers())
+    workloads = _chosen("--workload", options.workload, [name for name, each in WORKLOADS.items() if not each.batch])
+    _check_file(options.json)
+    record = reference_benchmark.reference_benchmark(
+        optimizers=optimizers or (),
+        workloads=workloads or reference_benchmark.WORKLOADS,
+        repeats=options.repeats,
+        threads=options.threads,
+        file=options.json,
+        progress=sys.stderr.isatty(),
+    )
+    if not record["cells"]:
+        raise UsageError("nothing to compare with is installed; pip install 'optizoo[oracles]'")
+    print(reference_benchmark.format_references(record))
     return 0
 
 

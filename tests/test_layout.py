@@ -22,6 +22,7 @@ FLOORS = {
     "core.options": 0,
     "core.loading": 0,
     "core.master": -1,
+    "core.processes": -1,
     "core.rule": 0,
     "core.overlap": 0,
     "backends.process": 0,

@@ -33,7 +33,7 @@ TORCH = {
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
 }
-OURS = ["nonfinite", "master", "state_dtype"]
+OURS = ["nonfinite", "across_processes", "master", "state_dtype"]
 DECAYS = ["weight_decay_mode", "l1", *OURS]
 EXTRAS = {
     optizoo.SGD: ["capturable", *DECAYS],

@@ -96,7 +96,17 @@ class TestANewPage:
         """Signature and help show every option, its own and the shared ones, each with its sentence."""
         kind: Any = zoo.optimizer_class("compass")
         names = ["params", "lr", "momentum", "weight_decay", *("maximize", "foreach", "differentiable", "fused")]
-        names += ["capturable", "warm", "bounds", "weight_decay_mode", "l1", "nonfinite", "master", "state_dtype"]
+        names += [
+            "capturable",
+            "warm",
+            "bounds",
+            "weight_decay_mode",
+            "l1",
+            "nonfinite",
+            "across_processes",
+            "master",
+            "state_dtype",
+        ]
         assert [*inspect.signature(kind).parameters] == names
         text = pydoc.plain(pydoc.render_doc(kind))
         for name in names:

@@ -130,7 +130,7 @@ def test_every_option_stands_in_a_table():
     """What an optimizer can be told by numbers is tried, or is a number that its rule only multiplies by."""
     numbers = {"betas", "rho", "alpha", "eps", "momentum_decay", "max_lr", "momentum"}
     executions = {"foreach", "fused", "capturable", "differentiable", "nonfinite", "params"}
-    executions |= {"master", "state_dtype"}  # held against float32 in test_master.py
+    executions |= {"across_processes", "master", "state_dtype"}  # test_zero.py and test_master.py hold them
     for name, specimen in specimens().items():
         tried = {option for options in specimen.combinations() for option in options}
         left = {*inspect.signature(optimizer_class(name)).parameters} - numbers - executions - tried

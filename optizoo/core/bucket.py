@@ -10,6 +10,7 @@ from torch import Tensor
 from optizoo.backends import TOTALS, UPDATES, fused
 from optizoo.backends.in_place import as_complex, as_real
 from optizoo.backends.loop import Columns
+from optizoo.core.processes import summed, together
 from optizoo.core.rule import Rule, schema
 
 
@@ -105,6 +106,8 @@ def find_totals(buckets: Sequence[Bucket]) -> None:
         numbers = [_whole(part).double().reshape(()) for part in parts]
         total = torch.stack([number.to(numbers[0].device) for number in numbers]).sum()
         on_device = any(bucket.options.get("tensor_scalars") for bucket in summing)
+        if together(bucket.group for bucket in summing):
+            total = total.new_tensor(summed([total.item()], total.device)[0])
         for bucket in summing:
             bucket.totals.append(total if on_device else total.item())
 

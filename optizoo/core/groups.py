@@ -16,7 +16,7 @@ from optizoo.core.options import SHARED, TORCHS_KEYS, Common, check_of, check_op
 from optizoo.core.overlap import overlap
 from optizoo.core.rule import Rule, around, schema
 
-_NEUTRAL = ("nonfinite", "master", "state_dtype")
+_NEUTRAL = ("nonfinite", "across_processes", "master", "state_dtype")
 
 
 class GroupedOptimizer(Optimizer):

@@ -17,6 +17,7 @@ from optizoo.core.bucket import Bucket, update_all
 from optizoo.core.compiled import CompiledOptimizer
 from optizoo.core.duplicates import Work, forget_made, rounds
 from optizoo.core.planner import Planner
+from optizoo.core.processes import summed, together
 from optizoo.core.rule import Rule
 from optizoo.core.state import counts_on_device, state_dtype
 
@@ -162,9 +163,14 @@ class RuleOptimizer(CompiledOptimizer):
         found = [(group, param, param.grad) for group in watched for param in group["params"]]
         found = [(group, param, grad) for group, param, grad in found if grad is not None]
         bad = [found[index][:2] for index in nonfinite([grad for _, _, grad in found])]
-        if not bad:
+        elsewhere = self._bad_elsewhere(bad)
+        if not bad and not any(elsewhere):
             return True
         self.nonfinite_steps += 1
+        if elsewhere[1] and not any(group["nonfinite"] == "raise" for group, _ in bad):
+            raise FloatingPointError(
+                "a gradient in another process is not finite, and nothing was updated (nonfinite='raise')"
+            )
         if refused := [param for group, param in bad if group["nonfinite"] == "raise"]:
             label = loading.labels(self.param_groups)[refused[0]]
             more = f" and those of {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -173,6 +179,15 @@ class RuleOptimizer(CompiledOptimizer):
                 "learning rate, clip gradients, or look for the operation with torch.autograd.set_detect_anomaly(True)"
             )
         return False
+
+    def _bad_elsewhere(self, bad: Sequence[tuple[Mapping[str, Any], Tensor]]) -> Sequence[float]:
+        """Return how many gradients of other processes are not finite, and of how many that is an error."""
+        if not together(self.param_groups):
+            return 0, 0
+        own = len(bad), sum(group["nonfinite"] == "raise" for group, _ in bad)
+        devices = (param.device for group in self.param_groups for param in group["params"])
+        device = next(devices, torch.device("cpu"))  # a process may have no share
+        return [total - number for total, number in zip(summed(own, device), own, strict=True)]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -53,6 +53,12 @@ class AlwaysByKeyword(TypedDict, total=False):
                choice("propagate", "skip", "raise"), "propagate"),
     ]  # fmt: skip
 
+    across_processes: Annotated[
+        bool,
+        Option("The processes of ``torch.distributed`` hold different parameters of one model, as under\n"
+               "``ZeroRedundancyOptimizer``: what is summed over the model, and whether its gradients are finite, is\n"
+               "found by all of them together, in every step.", flag, False),
+    ]  # fmt: skip
     master: Annotated[
         bool,
         Option("Keep what bfloat16 leaves of a float32 weight in a state of 16 bits beside each parameter, which must\n"
@@ -112,7 +118,7 @@ class DecayingByKeyword(Decay, AlwaysByKeyword, total=False):
 
 
 TORCHS = ("maximize", "foreach", "differentiable", "fused", "capturable")
-OURS = ("weight_decay_mode", "l1", "max_lr", "nonfinite", "master", "state_dtype")
+OURS = ("weight_decay_mode", "l1", "max_lr", "nonfinite", "across_processes", "master", "state_dtype")
 """Shared options that optimizers of torch have, and those that none has, in the order in which they are shown."""
 
 SHARED: Mapping[str, tuple[Any, Option]] = {

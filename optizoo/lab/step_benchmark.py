@@ -228,7 +228,7 @@ def step_benchmark(
         largest = max(dense, key=lambda name: _elements(workloads[name].shapes), default=None)
         total = sum(workload.serves(optimizer) for workload in workloads.values() for optimizer in optimizers)
         for name, workload in workloads.items():
-            params = _parameters(workload, device, dtype)
+            params = make_parameters(workload, device, dtype)
             for optimizer in filter(workload.serves, optimizers):
                 if progress:
                     print(f"cell {len(cells) + 1} of {total}: {optimizer}, {name}", file=sys.stderr)
@@ -252,7 +252,7 @@ def _elements(shapes: Shapes) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def _parameters(workload: Workload, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def make_parameters(workload: Workload, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Return parameters with gradients, of numbers whose squares even float16 holds, none of them near zero."""
     params = []
     for shape in workload.shapes:
@@ -287,9 +287,9 @@ def _cell(
     timers = {}
     for side, each in made.items():
         moving = {"move": _one_cycle(each.param_groups[0])} if workload.moving else {}
-        timers[side] = _timer("move(); step()" if moving else "step()", step=each.step, **moving)
-    timers["copy"] = _timer("target.copy_(source)", target=torch.empty_like(source).zero_(), source=source)
-    runs = {name: _runs(timer) for name, timer in timers.items()}
+        timers[side] = make_timer("move(); step()" if moving else "step()", step=each.step, **moving)
+    timers["copy"] = make_timer("target.copy_(source)", target=torch.empty_like(source).zero_(), source=source)
+    runs = {name: count_runs(timer) for name, timer in timers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for repeat in range(repeats):
         for name in reversed(timers) if repeat % 2 else timers:
@@ -308,14 +308,14 @@ def _cell(
         "parameters": elements,
         "bytes": moved,
         "explain": explain(default),  # pyright: ignore[reportArgumentType]
-        "sides": {side: _summary(seconds[side], runs[side]) for side in SIDES if side in made},
+        "sides": {side: summarized(seconds[side], runs[side]) for side in SIDES if side in made},
         "left_out": left_out,
         "torch_fastest": fastest,
-        "ratio": _ratio(seconds[fastest], seconds["optizoo default"]),
-        "foreach_ratio": _ratio(seconds["torch foreach"], seconds["optizoo foreach"]),
+        "ratio": median_ratio(seconds[fastest], seconds["optizoo default"]),
+        "foreach_ratio": median_ratio(seconds["torch foreach"], seconds["optizoo foreach"]),
         "copy_gb_s": copied / statistics.median(seconds["copy"]) / 1e9,
         "gb_s": moved / statistics.median(seconds["optizoo default"]) / 1e9,
-        "of_copy": moved / copied * _ratio(seconds["copy"], seconds["optizoo default"]),
+        "of_copy": moved / copied * median_ratio(seconds["copy"], seconds["optizoo default"]),
         "extra_bytes": peak_memory(default.step, params[0].device) / elements if memory else None,
     }
 
@@ -368,11 +368,12 @@ def _started(optimizer: Optimizer, params: Sequence[Tensor], shared: dict[Tensor
     return optimizer
 
 
-def _timer(statement: str, **names: Any) -> Timer:
+def make_timer(statement: str, **names: Any) -> Timer:
+    """Return a timer of a statement, on as many threads as torch has."""
     return Timer(statement, globals=names, num_threads=torch.get_num_threads())
 
 
-def _runs(timer: Timer) -> int:
+def count_runs(timer: Timer) -> int:
     """Return how many runs fill a repeat; what is built in the first ones is built behind this."""
     number = 1
     # The better of two: one that was interrupted would pass for a slow one.
@@ -381,13 +382,15 @@ def _runs(timer: Timer) -> int:
     return max(1, round(number * REPEAT_SECONDS / seconds))
 
 
-def _summary(seconds: Sequence[float], runs: int) -> dict[str, Any]:
+def summarized(seconds: Sequence[float], runs: int) -> dict[str, Any]:
+    """Return the median of repeats in microseconds, their interquartile range, and all of them."""
     micro = [round(value * 1e6, 3) for value in seconds]
     low, _, high = statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
     return {"us": round(statistics.median(micro), 3), "iqr_us": round(high - low, 3), "repeats_us": micro, "runs": runs}
 
 
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+def median_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """Return how many times as long theirs take as ours, repeats of one round beside each other."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 

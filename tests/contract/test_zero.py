@@ -141,3 +141,66 @@ def test_each_share_is_explained(processes: Processes):
     ]
     assert sum(counts) == 4
     assert len(counts) == SIZE
+
+
+def skip_together(rank: int, mode: str) -> tuple[list[Tensor], list[Tensor], int, str]:
+    """Step twice, in the second with a NaN in the gradient of one parameter, which one process alone holds."""
+    model = build_model()
+    optimizer = ZeroRedundancyOptimizer(
+        model.parameters(), optimizer_class=optizoo.Adam, lr=0.1, nonfinite=mode, across_processes=True
+    )
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    before, message = full(model.parameters()), ""
+    first = next(iter(model.parameters()))
+    assert first.grad is not None
+    first.grad[0] = torch.nan
+    try:
+        optimizer.step()
+    except FloatingPointError as error:
+        message = str(error)
+    return before, full(model.parameters()), optimizer.optim.nonfinite_steps, message
+
+
+@pytest.mark.parametrize("mode", ["skip", "raise"])
+def test_processes_skip_a_step_together(processes: Processes, mode: str):
+    """A gradient that is not finite in one process stops the step of all, and each counts it or says so."""
+    answers = processes(skip_together, mode)
+    for before, after, skipped, message in answers:
+        assert_equal(before, after)
+        assert skipped == 1
+        assert bool(message) == (mode == "raise")
+    assert any("another process" in message for *_, message in answers) == (mode == "raise")
+
+
+def dot_sgd(param, grad, *, lr):
+    """A rule that steps by what its whole model says."""
+    total = yield (grad * grad).sum()
+    return (param.add(grad, alpha=-lr / (1 + total)),)
+
+
+DotSGD = optizoo.from_rule(dot_sgd, name="DotSGD", lr=0.1)
+
+
+def sum_together(rank: int) -> list[Tensor]:
+    model = build_model()
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=DotSGD, lr=0.1, across_processes=True)
+    for _ in range(3):
+        for place, param in enumerate(model.parameters()):
+            param.grad = torch.full_like(param, 0.1 * (1 + place))
+        optimizer.step()
+    return full(model.parameters())
+
+
+def test_processes_sum_together(processes: Processes):
+    """A sum over the model is that of all processes: two with a share each do what one with all parameters does."""
+    first, second = processes(sum_together)
+    model = build_model()
+    optimizer = DotSGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        for place, param in enumerate(model.parameters()):
+            param.grad = torch.full_like(param, 0.1 * (1 + place))
+        optimizer.step()
+    assert_equal(first, second)
+    assert_equal(first, full(model.parameters()), exact=False)

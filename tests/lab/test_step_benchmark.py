@@ -124,8 +124,8 @@ def test_sides_share_all_tensors_but_counters(monkeypatch: pytest.MonkeyPatch):
 def test_numbers_stay_far_from_overflow_and_denormals(monkeypatch: pytest.MonkeyPatch):
     """After a run parameters and gradients are still about 1 and 0.1: denormals would change the time of a step."""
     seen = []
-    parameters = bench._parameters
-    monkeypatch.setattr(bench, "_parameters", lambda *arguments: seen.append(parameters(*arguments)) or seen[-1])
+    parameters = bench.make_parameters
+    monkeypatch.setattr(bench, "make_parameters", lambda *arguments: seen.append(parameters(*arguments)) or seen[-1])
     run(optimizers=["adam", "sgd"])
     assert len(seen) == len(TINY)
     for params in seen:
@@ -236,8 +236,8 @@ def test_one_cycle_moves_all_that_it_should(optimizer: str, moved: set[str]):
 def test_moving_options_move_before_every_step(made: list[Any], monkeypatch: pytest.MonkeyPatch):
     """What is timed is a write and a step, on all sides alike."""
     statements = []
-    timer = bench._timer
-    monkeypatch.setattr(bench, "_timer", lambda text, **names: statements.append(text) or timer(text, **names))
+    timer = bench.make_timer
+    monkeypatch.setattr(bench, "make_timer", lambda text, **names: statements.append(text) or timer(text, **names))
     run(optimizers=["adam"], workloads={"moving": bench.Workload([(3,)], moving=True)})
     assert statements == ["move(); step()"] * len(made) + ["target.copy_(source)"]
     assert all(each.param_groups[0]["lr"] != bench.LR for each in made)
@@ -263,7 +263,7 @@ def test_sparse_gradients_go_to_those_that_take_them():
 
 def test_a_sparse_gradient_has_the_rows_of_a_batch():
     """The gradient is coalesced, of different rows, so that a momentum keeps its size."""
-    (param,) = bench._parameters(bench.Workload([(50, 2)], batch=4), torch.device("cpu"), torch.float32)
+    (param,) = bench.make_parameters(bench.Workload([(50, 2)], batch=4), torch.device("cpu"), torch.float32)
     assert param.grad is not None
     assert param.grad.is_coalesced()
     assert param.grad._values().shape == (4, 2)
