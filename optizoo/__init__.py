@@ -35,6 +35,9 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.adam import Adam as Adam
     from optizoo.zoo.adam import AdamW as AdamW
     from optizoo.zoo.adamax import Adamax as Adamax
+    from optizoo.zoo.adan import Adan as Adan
+    from optizoo.zoo.ademamix import AdEMAMix as AdEMAMix
+    from optizoo.zoo.adopt import ADOPT as ADOPT
     from optizoo.zoo.lion import Lion as Lion
     from optizoo.zoo.nadam import NAdam as NAdam
     from optizoo.zoo.qhadam import QHAdam as QHAdam

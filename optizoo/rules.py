@@ -26,6 +26,9 @@ from optizoo.zoo.adagrad import adagrad as adagrad
 from optizoo.zoo.adam import adam as adam
 from optizoo.zoo.adam import adamw as adamw
 from optizoo.zoo.adamax import adamax as adamax
+from optizoo.zoo.adan import adan as adan
+from optizoo.zoo.ademamix import ademamix as ademamix
+from optizoo.zoo.adopt import adopt as adopt
 from optizoo.zoo.lion import lion as lion
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum

@@ -23,7 +23,7 @@ from tests.zoo import assert_same_state, parameters, run
 
 PULLING = ("coupled", "decoupled", "independent")  # in every step, and so towards another minimum
 MODES = (*PULLING, "cautious")
-DECOUPLED = ("signum", "lion", "adamw", "adabelief", "yogi")
+DECOUPLED = ("signum", "lion", "adamw", "adabelief", "yogi", "ademamix")
 DECAYING = [name for name in optizoo.list_optimizers() if "l1" in optimizer_class(name).checks]
 BACKENDS: dict[str, dict[str, Any]] = {"loop": {"foreach": False}, "foreach": {"foreach": True}}
 if fused.unavailable() is None:
@@ -173,7 +173,7 @@ def test_coupled_lion():
 @pytest.mark.parametrize("name", DECAYING)
 def test_the_namesakes_mode_has_its_bits(name, backend):
     """The mode that torch's namesake has, by name, is the default to the bit, and leaves no key in the group."""
-    own = "decoupled" if name in DECOUPLED else "coupled"
+    own = "decoupled" if name in (*DECOUPLED, "adan") else "coupled"  # Adan's is a division, in its proximal form
     default, named = (
         optizoo.create(name, parameters(), weight_decay=0.1, **mode, **BACKENDS[backend])
         for mode in ({}, {"weight_decay_mode": own})

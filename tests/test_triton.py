@@ -94,6 +94,22 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
     ),
     "radam-early": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, DECOUPLED),
     "radam": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, {**DECOUPLED, "step": 100.0}),
+    "adopt-first": (
+        rules.adopt,
+        {"exp_avg": True, "exp_avg_sq": True},
+        {**DECOUPLED, "clip_exponent": 0.25, "step": 1.0},
+    ),
+    "adopt": (rules.adopt, {"exp_avg": True, "exp_avg_sq": True}, {**DECOUPLED, "clip_exponent": 0.25}),
+    "adan": (
+        rules.adan,
+        {"exp_avg": True, "exp_avg_diff": True, "exp_avg_sq": True, "previous_grad": True},
+        {**MOMENTS, "betas": (0.98, 0.92, 0.99), "no_prox": False},
+    ),
+    "ademamix": (
+        rules.ademamix,
+        {"exp_avg_fast": True, "exp_avg_slow": True, "exp_avg_sq": True},
+        {**MOMENTS, "betas": (0.9, 0.999, 0.9999), "alpha": 2.0, "alpha_warmup": 8.0, "beta3_warmup": 8.0},
+    ),
 }
 
 

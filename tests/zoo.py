@@ -71,6 +71,9 @@ FEW = [
         ("qhadam", {}),
         ("nadam", {}),
         ("radam", {}),
+        ("adopt", {}),
+        ("adan", {"weight_decay": 0.05}),
+        ("ademamix", {"alpha_warmup": 8, "beta3_warmup": 8}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

@@ -83,6 +83,7 @@ def objection(
     grad_dtype: torch.dtype,
     launches: Launches,
     *,
+    state_dtype: torch.dtype | None = None,
     unscale: bool = False,
     exact: bool = False,
     device: torch.device | str = "cpu",
@@ -93,9 +94,10 @@ def objection(
 
     Args:
         program: What it computes.
-        dtype: Type of parameters and states.
+        dtype: Type of the parameters.
         grad_dtype: Type of the gradients.
         launches: Launches it.
+        state_dtype: Type of the states, if it is another.
         unscale: It takes one more scalar, by which gradients are divided.
         exact: Every bit must be the same.
         device: Where it runs.
@@ -104,7 +106,8 @@ def objection(
     """
     torch.set_flush_denormal(False)
     names = [*program.inputs, *fresh_outputs(program)]
-    types = {name: grad_dtype if name == "grad" else dtype for name in names}
+    types = dict.fromkeys(names, state_dtype or dtype)
+    types |= {"param": dtype, "grad": grad_dtype, **({"param_rest": torch.int16} if "param_rest" in names else {})}
     of_tensors = {name for name, value in program.outputs if program.rank[value] == NUMBER}
     types |= dict.fromkeys(of_tensors, torch.float64)
     for case in CASES:
@@ -196,6 +199,8 @@ def _numbers(seed: int, column: int, count: int, dtype: torch.dtype) -> Tensor:
     Most of what states hold is positive, as squares are.
     """
     generator = torch.Generator("cpu").manual_seed(1000 * seed + column)
+    if dtype is torch.int16:
+        return torch.randint(-(2**15), 2**15, (count,), generator=generator, dtype=dtype, device="cpu")
     draw = torch.rand((5, count), generator=generator, dtype=torch.float64, device="cpu")
     limits = torch.finfo(dtype)
     decades = 10 ** (15 * draw[0] - 7.5 if dtype is not torch.float16 else 11 * draw[0] - 7)
@@ -395,6 +400,8 @@ def _moved(
             return torch.where(
                 (da > 0) & ((a - s).abs() <= da) | (da > 0) & ((a + s).abs() <= da), torch.inf, 0.0
             ), none
+        case "joined" | "top" | "rest":  # of bits: where these are not sure, nothing can be told
+            return torch.where((da > 0) | (db > 0), torch.inf, 0.0), none
         case "where":
             return torch.maximum(da, dc), none
         case "where_scalar":

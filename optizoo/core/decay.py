@@ -139,7 +139,7 @@ class RegularizedOptimizer(RuleOptimizer):
             return "decoupled" if group["decoupled_weight_decay"] else "coupled"
         return self.neutral_extras["weight_decay_mode"]
 
-    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+    def wrapped_rule(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule of the optimizer, alone where its own decay is all that is asked for."""
         rule = self.select_rule(group)
         if not group["l1"] and group["weight_decay_mode"] == self._own_mode(group):

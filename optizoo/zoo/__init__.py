@@ -62,7 +62,7 @@ def list_optimizers() -> list[str]:
     >>> list_optimizers()[:8]
     ['sgd', 'momentum', 'signum', 'lion', 'rprop', 'adagrad', 'adadelta', 'rmsprop']
     >>> list_optimizers()[8:]
-    ['adam', 'adamw', 'adabelief', 'yogi', 'adamax', 'qhadam', 'nadam', 'radam']
+    ['adam', 'adamw', 'adabelief', 'yogi', 'adamax', 'qhadam', 'nadam', 'radam', 'adopt', 'adan', 'ademamix']
     """
     return [name.lower() for name in classes()]
 

@@ -1,7 +1,7 @@
 """AdaBelief, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 
 _BIG = {"eps": 1e-4}
 
@@ -33,5 +33,12 @@ ADABELIEF = Specimen(
         Mutant("adabelief-corrects-with-beta1", "adabelief", "(1 - beta2**step)", "(1 - beta1**step)"),
         Mutant("adabelief-l2", "adabelief", "param = param.add(param, alpha=-lr * weight_decay)",
                "grad = grad.add(param, alpha=weight_decay)", {**DECAY, **TINY_LR}),
+    ),
+    references=(
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.AdaBelief", {"foreach": False},
+                  tables=({**SIGN_AND_DECAY, "eps": (1e-16, 1e-4)},)),
+        Reference("timm", "1.0.31", "timm.optim.AdaBelief", {"foreach": False, "rectify": False},
+                  tables=({"weight_decay": (0, 0.05), "eps": (1e-16, 1e-4)},)),
+        Reference("timm", "1.0.31", "timm.optim.AdaBelief", {"foreach": False}, fault="rectifies as RAdam by default"),
     ),
 )  # fmt: skip

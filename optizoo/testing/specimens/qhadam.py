@@ -1,7 +1,7 @@
 """QHAdam, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 
 
 def qhadam(theta, g, exp_avg, exp_avg_sq, *, lr, betas, nus, eps, weight_decay, step):
@@ -39,5 +39,9 @@ QHADAM = Specimen(
         Mutant("qhadam-eps-inside-root", "qhadam", "square.sqrt() + eps", "(square + eps).sqrt()"),
         Mutant("qhadam-decoupled-decay", "qhadam", "grad = grad.add(param, alpha=weight_decay)",
                "param = param * (1 - lr * weight_decay)", {**DECAY, **TINY_LR}),
+    ),
+    references=(
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.QHAdam", {"foreach": False, "betas": (0.995, 0.999)},
+                  tables=({**SIGN_AND_DECAY, "nus": ((0.7, 1.0), _BOTH)},), fault="weighs its averages in float32"),
     ),
 )  # fmt: skip

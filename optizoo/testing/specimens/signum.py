@@ -1,7 +1,7 @@
 """Signum, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 from optizoo.testing.textbook import sign
 
 
@@ -26,5 +26,9 @@ SIGNUM = Specimen(
                "grad = grad.add(param, alpha=weight_decay)", DECAY),
         Mutant("signum-decay-without-lr", "signum", "-lr * weight_decay", "-1e-3 * weight_decay",
                {**DECAY, **TINY_LR}),
+    ),
+    references=(
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.SignSGD", {"foreach": False},
+                  tables=({**SIGN_AND_DECAY, "momentum": (0.9, 0.0)},)),
     ),
 )  # fmt: skip

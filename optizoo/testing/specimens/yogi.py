@@ -1,7 +1,7 @@
 """Yogi, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 from optizoo.testing.textbook import sign
 
 
@@ -35,5 +35,11 @@ YOGI = Specimen(
                {"bias_correction": False}),
         Mutant("yogi-l2", "yogi", "param = param.add(param, alpha=-lr * weight_decay)",
                "grad = grad.add(param, alpha=weight_decay)", {**DECAY, **TINY_LR}),
+    ),
+    references=(
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Yogi", {"foreach": False},
+                  tables=({**SIGN_AND_DECAY, "initial_accumulator": (0.0,)},)),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Yogi", {"foreach": False},
+                  tables=(SIGN_AND_DECAY,), fault="starts m at 1e-6 too"),
     ),
 )  # fmt: skip
