@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ KINDS: dict[str, Callable[..., RuleOptimizer]] = {
         params, weight_decay=0.1, weight_decay_mode="cautious", **options
     ),
     "weights": Weighted,
-    "single weights": type("Single", (Weighted,), {"_number_dtype": lambda self: torch.float32}),
+    "single weights": type("Single", (cast(type[RuleOptimizer], Weighted),), {"_number_dtype": lambda self: torch.float32}),
     "number without a word": optizoo.from_rule(rooted, name="Rooted", lr=0.1, decay=1.9),
     "shape and type": optizoo.from_rule(shaped, name="Shaped", lr=0.1, momentum=0.9),
     "rows": optizoo.from_rule(factored, name="Factored", lr=0.1, momentum=0.9),
@@ -364,7 +364,7 @@ def test_a_planned_step_sees_every_exchange(exchange, kind, foreach):
     assert differs(kind, exchange, foreach=foreach) is None
 
 
-MOVING = {
+MOVING: dict[str, Callable[..., Any]] = {
     "nothing": lambda optimizer, params, turn: None,
     "falling rates": lambda optimizer, params, turn: [group.update(lr=1e-3 / turn) for group in optimizer.param_groups],
     "momenta": momenta,
@@ -453,10 +453,10 @@ MISTAKES = {
     "memory not compared": (" || data != cell->data", ""),
     "autograd not asked": ("return flag == watch->off;", "return 1;"),
     "one step late": ("        numbers[i] = row->number[i].known;", "        numbers[i] = row->number[i].before;"),
-    "overflow not seen": ("isfinite(number->coming) && (number->wide || fabs(number->coming) <= FLT_MAX)", "1"),
+    "overflow not seen": ("fabs(number->coming) <= (number->wide ? DBL_MAX : FLT_MAX)", "1"),
     "the numbers of the first row": ("numbers[i] = row->number[i].known;", "numbers[i] = row->number[0].known;"),
 }
-SEEN_BY = {
+SEEN_BY: dict[str, Callable[..., Any]] = {
     "value not compared": one_written,
     "memory not compared": moved,
     "autograd not asked": wanted_by_autograd,

@@ -69,7 +69,7 @@ class Task(NamedTuple):
     absent: frozenset[str]
     stores: list[dict[str, Any]]
     counts: bool
-    numbers: Sequence[Number]
+    numbers: ctypes.Array[Number]
     choice_made: tuple[Any, Any]
 
     @property

@@ -115,8 +115,7 @@ static int address(read_t read, PyObject *object, const int64_t *layout, void **
 typedef struct {
     PyObject *key, *value; /* as they were */
     int64_t kind;
-    int64_t place;         /* TENSOR: column of the pointers; COUNTER, RUNNING: index among the kept numbers;
-                              NUMBER: index among the numbers; TUPLE: count of cells */
+    int64_t place;         /* TENSOR: column of the pointers; COUNTER, RUNNING, NUMBER: index; TUPLE: count of cells */
     const void *more;      /* of a tensor its layout; NUMBER: its class; TUPLE: its cells, items without keys */
 } item_t;
 enum { FREE, PINNED, TENSOR, COUNTER, RUNNING, NUMBER, TUPLE };
@@ -166,18 +165,12 @@ typedef struct {
 enum { LOAD, CONSTANT, ADD, SUB, MUL, DIV, POW, NEG, ABS, ROUND, LT, LE, GT, GE, EQ, NE, REQUIRE, STORE, KEEP };
 
 typedef struct { /* what the tensors of one bucket keep: the number of updates made, or a number that runs beside it */
-    double known;  /* what each of its tensors holds */
-    double coming; /* what the next step makes of it */
-    double before; /* what it was before the last step */
-    int64_t wide;  /* whether its tensors are float64, or else float32 */
+    double known, coming, before; /* what its tensors hold, what a step makes of it, what the last step has found */
+    int64_t wide;                 /* whether its tensors are float64, or else float32 */
 } number_t;
 
-static double rounded(const number_t *number) { return number->wide ? number->coming : (float)number->coming; }
-
 /* Return whether the tensors can take what is coming: torch refuses what their type cannot hold. */
-static int fits(const number_t *number) {
-    return isfinite(number->coming) && (number->wide || fabs(number->coming) <= FLT_MAX);
-}
+static int fits(const number_t *number) { return fabs(number->coming) <= (number->wide ? DBL_MAX : FLT_MAX); }
 
 typedef struct { /* what the tensors of one bucket have in common */
     const double *numbers; /* the step, the numbers that run beside it, and the options of its group */
@@ -266,8 +259,7 @@ typedef struct {
 
 typedef struct {
     read_t read;
-    PyObject *grad_name, *none;
-    PyObject *gradient_flag, *off; /* the name `requires_grad`, and False */
+    PyObject *grad_name, *none, *gradient_flag, *off; /* the name `grad`, None, the name `requires_grad`, False */
     PyObject *list; /* optimizer.param_groups */
     int64_t groups;
     const group_t *group;
@@ -292,8 +284,12 @@ void optizoo_release(watch_t *watch) {
         Py_DecRef(watch->grads[--watch->held]);
 }
 
-/* Return whether a tensor of one number is where it was, holds what is known, and autograd does not want it. */
-static int is_known(const watch_t *watch, const item_t *item) {
+/* Return whether a state is as it was: a tensor of one number where it was, with what is known, without autograd. */
+static int is_known(const watch_t *watch, const entry_t *entry, const item_t *item) {
+    if (item->kind == TENSOR)
+        return address(watch->read, item->value, item->more, entry->pointers + item->place * entry->stride);
+    if (item->kind != COUNTER && item->kind != RUNNING)
+        return 1;
     const cell_t *cell = watch->cell + item->place;
     void *data;
     if (!address(watch->read, item->value, item->more, &data) || data != cell->data)
@@ -304,16 +300,13 @@ static int is_known(const watch_t *watch, const item_t *item) {
     if (item->kind == COUNTER)
         return 1;
     PyObject *flag = PyObject_GetAttr(item->value, watch->gradient_flag);
-    if (flag)
-        Py_DecRef(flag);
+    Py_DecRef(flag);
     return flag == watch->off;
 }
 
 static int look(watch_t *watch) {
     const entry_t *entry = watch->entry;
-    if (PyList_Size(watch->list) != watch->groups)
-        return 0;
-    if (!same_items(watch->state, watch->stores, watch->stored, NULL))
+    if (PyList_Size(watch->list) != watch->groups || !same_items(watch->state, watch->stores, watch->stored, NULL))
         return 0;
     for (const group_t *group = watch->group; group < watch->group + watch->groups; group++) {
         if (PyList_GetItem(watch->list, group - watch->group) != group->group)
@@ -340,13 +333,9 @@ static int look(watch_t *watch) {
                 return 0;
             if (entry->store && !same_items(entry->store, entry->items, entry->item, NULL))
                 return 0;
-            for (const item_t *item = entry->item; item < entry->item + entry->items; item++) {
-                if (item->kind == TENSOR) {
-                    if (!address(watch->read, item->value, item->more, entry->pointers + item->place * entry->stride))
-                        return 0;
-                } else if ((item->kind == COUNTER || item->kind == RUNNING) && !is_known(watch, item))
+            for (const item_t *item = entry->item; item < entry->item + entry->items; item++)
+                if (!is_known(watch, entry, item))
                     return 0;
-            }
         }
     }
     for (const row_t *row = watch->row; row < watch->row + watch->rows; row++) {
@@ -377,7 +366,7 @@ int optizoo_gather(watch_t *watch) {
     for (const row_t *row = watch->row; row < watch->row + watch->rows; row++)
         for (number_t *number = row->number; number < row->number + row->kept; number++) {
             number->before = number->known;
-            number->known = rounded(number);
+            number->known = number->wide ? number->coming : (float)number->coming;
         }
     return 1;
 }

@@ -1,5 +1,6 @@
 """When a step is planned, and what its plan stands on."""
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -172,7 +173,7 @@ def _task(optimizer: Planned, bucket: Bucket) -> Task:
     )
 
 
-def _numbers(bucket: Bucket) -> Sequence[Number]:
+def _numbers(bucket: Bucket) -> ctypes.Array[Number]:
     """Return what the parameters of a bucket keep beside their states, as the first of them has it now."""
     first = [bucket.counters[0] if bucket.counters else None, *bucket.numbers[0].values()]
     numbers = [
