@@ -40,10 +40,18 @@ def update(
     in_place = params[0].dtype in _IN_PLACE
     results = replay(program, _on_host(scalars), inputs, in_place=in_place)
     made: dict[str, list[Any]] = {name: [number] * len(params) for name, number in numbers.items()}
-    if in_place and _settled(program):
-        return made
+    if not (in_place and _settled(program)):
+        made |= _brought_home(program, inputs, results)
+    return made
+
+
+def _brought_home(
+    program: Program, inputs: Sequence[Sequence[Tensor]], results: Iterable[Sequence[Tensor]]
+) -> dict[str, list[Tensor]]:
+    """Copy the results of a program into its inputs of their names, and return those that have no such input."""
     homes = dict(zip(program.inputs, inputs, strict=True))
     taken = [id(tensors) for tensors in inputs]
+    made: dict[str, list[Tensor]] = {}
     for (name, _), result in zip(program.outputs, results, strict=True):
         home = homes.get(name)
         if result is home:
@@ -83,19 +91,21 @@ class Launch:
     """A program with the lists that it updates, for a step that is repeated.
 
     Args:
-        program: What to compute; its outputs must settle in its inputs.
+        program: What to compute; its outputs are among its inputs.
         columns: For every input of the program, the tensors.
 
     Raises:
-        ValueError: The program makes states, or needs more than to be replayed.
+        ValueError: The program makes states.
     """
 
     def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
-        if columns[0][0].dtype not in _IN_PLACE or not program.elementwise or not _settled(program):
-            raise ValueError("the outputs do not settle in the inputs")
+        if not {name for name, _ in program.outputs} <= {*program.inputs}:
+            raise ValueError("a state is made")
+        self._program, in_place = program, columns[0][0].dtype in _IN_PLACE
+        self._settled = in_place and _settled(program)
         self.tensors = len(columns[0])
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
-        self._calls = _calls(program, in_place=True)
+        self._calls = _calls(program, in_place)
         self.params, _, *self._states = columns
         self._scalars: list[Any] = []
 
@@ -105,7 +115,10 @@ class Launch:
 
     def run(self, grads: Sequence[Tensor]) -> None:
         """Update the tensors with these gradients of ``params``."""
-        _execute(self._calls, self._scalars, [self.params, grads, *self._states])
+        inputs = [self.params, grads, *self._states]
+        values = _execute(self._calls, self._scalars, [*inputs])
+        if not self._settled:
+            _brought_home(self._program, inputs, [values[value] for _, value in self._program.outputs])
 
 
 def replay(

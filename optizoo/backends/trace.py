@@ -200,6 +200,7 @@ class Wiring(NamedTuple):
         conditions: What ``holds`` asks beside the kinds of the options: Python texts of ``option0``, ``option1``, ...
         formulas: The text of every scalar.
         numbers: Takes the values of the options, in order; returns the new values of the running numbers.
+        running: The text of each of these.
     """
 
     program: Program
@@ -208,6 +209,7 @@ class Wiring(NamedTuple):
     conditions: tuple[str, ...]
     formulas: tuple[str, ...]
     numbers: Callable[..., tuple[Any, ...]]
+    running: tuple[str, ...]
 
 
 def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]] | None:
@@ -220,7 +222,7 @@ def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[A
     Returns:
         ``None`` where the numbers were used in a way that conditions cannot tell.
     """
-    recorder = _Recorder([])
+    recorder = _Recorder([], [])
     result = function({name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())})
     return (result, tuple(recorder.conditions)) if recorder.reproducible else None
 
@@ -257,6 +259,7 @@ def _traced(
         conditions=branches,
         formulas=formulas,
         numbers=_tuple_of(new_numbers, arguments),
+        running=new_numbers,
     )
     wirings.append(wiring)
     return wiring, program, scalars, ()
