@@ -151,7 +151,10 @@ def _fresh(program: Program, params: Sequence[Tensor]) -> dict[str, list[Tensor]
     """Return memory for the outputs of a program that are no inputs."""
     rank = {name: program.rank[value] for name, value in program.outputs}
     return {
-        name: [torch.empty_like(param) if rank[name] == FULL else torch.empty((), dtype=NUMBERS) for param in params]
+        name: [
+            torch.empty_like(param) if rank[name] == FULL else torch.empty((), dtype=NUMBERS, device=param.device)
+            for param in params
+        ]
         for name in emit_c.fresh_outputs(program)
     }
 
@@ -305,8 +308,6 @@ def obstacle(
             program, scalars = trace(rule, states, maximize=maximize, totals=totals, **options)
             if program.unkerneled is not None:
                 return f"there is no kernel for {program.unkerneled}"
-            if param.is_cuda and not program.elementwise:
-                return "there is no kernel for numbers of whole tensors on CUDA"
             if param.is_cuda:
                 fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
             else:
