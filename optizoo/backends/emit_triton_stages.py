@@ -88,7 +88,7 @@ _LARGEST = (  # NaN goes on, which the maximum of a block does not promise
 
 # Reduction -> how a block becomes one number, how two blocks become one, what stands at the beginning, and what becomes
 # of the sum of a tensor.
-_REDUCTIONS = {
+REDUCTIONS = {
     "sum": (*_SUM, "{0}"),
     "mean": (*_SUM, f"{FUNCTIONS[DOUBLE]['divide']}({{0}}, count)"),
     "norm": (*_SUM, f"{FUNCTIONS[DOUBLE]['sqrt']}({{0}})"),
@@ -172,7 +172,7 @@ class _Text:
         lines = []
         for place, value in enumerate(reductions):
             word, (operand,) = self._operation(value).word, self._operation(value).operands
-            block, _, beginning, _ = _REDUCTIONS[word]
+            block, _, beginning, _ = REDUCTIONS[word]
             lines += [
                 f"part = {WORDS[word].triton.format(f'v{operand}')}",
                 "if MASKED:",
@@ -213,7 +213,7 @@ class _Text:
     def _finish(self, stage: int, reductions: Sequence[int], numbers: Sequence[int]) -> str:
         beginnings, combinations, body = [], [], []
         for place, value in enumerate(reductions):
-            block, combined, beginning, ending = _REDUCTIONS[self._operation(value).word]
+            block, combined, beginning, ending = REDUCTIONS[self._operation(value).word]
             beginnings.append(f"sum{place} = tl.full((BLOCK,), {beginning}, {DOUBLE})")
             loaded = f"tl.load(part + {place}, mask=mask, other={beginning})"
             combinations += [f"more = {loaded}", f"sum{place} = {combined.format(f'sum{place}', 'more')}"]

@@ -102,9 +102,7 @@ Kinds = tuple[torch.dtype | None, ...] | str
 """For every scalar its type if it is a tensor, and ``None`` if it is a number; or :data:`IN_ROWS`."""
 
 
-def _in_rows(
-    rows: Sequence[Sequence[Any]], real: torch.dtype, device: torch.device, memory: dict[str, Any]
-) -> Tensor:
+def _in_rows(rows: Sequence[Sequence[Any]], real: torch.dtype, device: torch.device, memory: dict[str, Any]) -> Tensor:
     """Return rows of scalars in the memory of a device, in a type."""
     capturing = _capturing(device)
     scalars = [_argument(scalar, device) for row in rows for scalar in row]
@@ -198,7 +196,7 @@ class Kernel:
     """The kernels of a text for Triton, compiled for each device when they first run there.
 
     Args:
-        text: The module of :func:`optizoo.backends.emit_triton.source`, or of its namesake for programs with reductions.
+        text: The module of :func:`optizoo.backends.emit_triton.source`, or of its namesake for reductions.
     """
 
     def __init__(self, text: str):
