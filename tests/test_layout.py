@@ -36,6 +36,7 @@ FLOORS = {
     "backends.emit_c_stages": 3,
     "backends.emit_c": 4,
     "backends.emit_triton": 2,
+    "backends.emit_triton_stages": 3,
     "backends.foreach": 2,
     "backends.in_place": 3,
     "backends.fused": 7,

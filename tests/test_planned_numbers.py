@@ -53,7 +53,9 @@ KINDS: dict[str, Callable[..., RuleOptimizer]] = {
         params, weight_decay=0.1, weight_decay_mode="cautious", **options
     ),
     "weights": Weighted,
-    "single weights": type("Single", (cast(type[RuleOptimizer], Weighted),), {"_number_dtype": lambda self: torch.float32}),
+    "single weights": type(
+        "Single", (cast(type[RuleOptimizer], Weighted),), {"_number_dtype": lambda self: torch.float32}
+    ),
     "number without a word": optizoo.from_rule(rooted, name="Rooted", lr=0.1, decay=1.9),
     "shape and type": optizoo.from_rule(shaped, name="Shaped", lr=0.1, momentum=0.9),
     "rows": optizoo.from_rule(factored, name="Factored", lr=0.1, momentum=0.9),

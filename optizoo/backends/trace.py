@@ -90,6 +90,11 @@ class Program:
         word = next((operation.word for operation in self.operations if not WORDS[operation.word].c), None)
         if word is not None:
             return f"{WORDS[word].call!r} of rows, columns or matrices" if word != "bfloat16" else repr(word)
+        reduced = [operation for operation in self.operations if WORDS[operation.word].reduces]
+        if any(self.rank[operation.operands[0]] != FULL for operation in reduced):
+            return "a reduction of what is one number already"
+        if any(name == "param" and self.rank[value] != FULL for name, value in self.outputs):
+            return "a parameter that becomes one number everywhere"
         return f"states that are no tensors of its shape ({', '.join(dict(self.ranks))})" if self.ranks else None
 
     @cached_property

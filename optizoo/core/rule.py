@@ -33,7 +33,7 @@ class Word(NamedTuple):
             torch has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to
             torch's. Of a reduction, what is summed up (``amax``: compared). Empty where there is no kernel.
         triton: Its expression in Triton. The comparisons are false beside NaN, and chosen so that NaN goes on where
-            torch lets it go on.
+            torch lets it go on. Of a reduction, what is summed up; empty where there is no kernel.
         rank: Of the result, where it is not the union of the operands'.
         arguments: Further arguments of the call.
         second: The name of a second number, which stands behind the first.
@@ -99,11 +99,11 @@ WORDS: dict[str, Word] = {
     "top": Word("top", None, "top({0})"),
     "rest": Word("rest", None, "rest({0})"),
     # One number of a whole tensor; in kernels summed up in double precision, in an order that hangs on sizes alone.
-    "sum": Word("sum", None, "(double){0}", rank=NUMBER),
-    "mean": Word("mean", None, "(double){0}", rank=NUMBER),
-    "norm": Word("norm", None, "(double){0} * (double){0}", rank=NUMBER),
-    "amax": Word("amax", None, "(double){0}", rank=NUMBER),
-    "double": Word("double", None, "{0}", rank=NUMBER),
+    "sum": Word("sum", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "mean": Word("mean", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "norm": Word("norm", None, "(double){0} * (double){0}", "{0}.to(tl.float64) * {0}.to(tl.float64)", rank=NUMBER),
+    "amax": Word("amax", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "double": Word("double", None, "{0}", "{0}", rank=NUMBER),
     # One number of every row, or of every column.
     "sum_of_rows": Word("sum", None, rank=ROWS, arguments=_ALONG_ROWS),
     "sum_of_columns": Word("sum", None, rank=COLUMNS, arguments=_ALONG_COLUMNS),
