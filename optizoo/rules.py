@@ -21,11 +21,17 @@ from typing import Any
 from optizoo import zoo as _zoo
 from optizoo.core.decay import regularized as regularized
 from optizoo.zoo.adadelta import adadelta as adadelta
+from optizoo.zoo.adafactor import adafactor as adafactor
 from optizoo.zoo.adagrad import adagrad as adagrad
 from optizoo.zoo.adam import adam as adam
 from optizoo.zoo.adam import adamw as adamw
 from optizoo.zoo.adamax import adamax as adamax
+from optizoo.zoo.asgd import asgd as asgd
 from optizoo.zoo.lion import lion as lion
+from optizoo.zoo.muon import muon as muon
+from optizoo.zoo.muon import muon_ratio as muon_ratio
+from optizoo.zoo.muon import newton_schulz as newton_schulz
+from optizoo.zoo.muon import normuon as normuon
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
 from optizoo.zoo.radam import radam as radam

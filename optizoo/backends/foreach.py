@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import TOTAL, Program, running, trace
-from optizoo.core.rule import FULL, WORDS, Word
+from optizoo.core.rule import FULL, VIEWS, WORDS, Word
 
 _IN_PLACE = (torch.float32, torch.float64)
 
@@ -135,7 +135,7 @@ def replay(
 
 def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:
     """Return torch's function for a word over lists, where there is one."""
-    return None if word.arguments else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
+    return None if word.arguments or word.last else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
 
 
 _BY_ONE = "each tensor by itself"
@@ -193,6 +193,6 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
         overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
         overwrite &= program.rank[first] == program.rank[count + index] == FULL
         overwrite &= _in_lists(WORDS[operation.word], in_place=True) is not None
-        memory.append(memory[first] if overwrite else None)
+        memory.append(memory[first] if overwrite else "that of another value" if operation.word in VIEWS else None)
         overwrites.append(overwrite)
     return tuple(overwrites), all(memory[value] == name for name, value in program.outputs)

@@ -203,7 +203,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         done = []
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with torch.set_grad_enabled(self.complete(self.defaults)["differentiable"]):
             for work in rounds(self._work()):
                 forget_made(done, work)
                 buckets = self._buckets(work, **dict.fromkeys(scaling, True))

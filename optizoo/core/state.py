@@ -146,7 +146,8 @@ class StatefulOptimizer(GroupedOptimizer):
             options["step"] = step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
-            options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
+            # A number that a rule makes of a tensor is differentiated too.
+            options["tensor_scalars"] = group["differentiable"] or (group["capturable"] and has_tensor(options))
         return options
 
 
