@@ -28,7 +28,9 @@ def __getattr__(name: str) -> Any:
 
 def largest(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, or of each pair of elements."""
-    return torch.maximum(a, b) if isinstance(a, torch.Tensor) else max(a, b)
+    if not isinstance(a, torch.Tensor):
+        return max(a, b)
+    return torch.maximum(a, b) if isinstance(b, torch.Tensor) else a.clamp(min=b)
 
 
 def sign(a: Any) -> Any:
@@ -39,6 +41,16 @@ def sign(a: Any) -> Any:
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """Return ``yes`` where the condition holds, else ``no``."""
     return torch.where(condition, yes, no) if isinstance(condition, torch.Tensor) else (yes if condition else no)
+
+
+def norm(a: Any) -> Any:
+    """Return the root of the sum of squares; of a number, which is a tensor with one weight, its magnitude."""
+    return (a * a).sum() ** 0.5 if isinstance(a, torch.Tensor) else abs(a)
+
+
+def mean(a: Any) -> Any:
+    """Return the sum over the number of elements; of a number, the number."""
+    return a.sum() / a.numel() if isinstance(a, torch.Tensor) else a
 
 
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
