@@ -44,6 +44,10 @@ FEW = [
         ("adamax", {}),
         ("nadam", {}),
         ("radam", {}),
+        ("lars", {"nesterov": True, "weight_decay": 0.05}),
+        ("cautiousadamw", {}),
+        ("stableadamw", {}),
+        ("lamb", {}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

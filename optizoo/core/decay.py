@@ -17,6 +17,7 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
     Coupled, the decay joins the gradient: g ← g + λθ (L2). Decoupled, it shrinks the weights: θ ← (1 - αλ)θ.
     Independent, it is multiplied by what a schedule has left of the rate, not by the rate: θ ← (1 - λ α/α_max)θ.
     Both stand as θ - λθ: in float32 a factor 1 - λ is rounded, and makes of λ = 1e-6 one that is 1.3 % larger.
+    Without a mode the decay is left to the other rule.
     The proximal step is θ ← sign(θ) max(|θ| - α l1, 0), as θ - min(max(θ, -α l1), α l1), which is exactly 0 for every
     weight that is not larger than α l1, and NaN for NaN.
     Source: Loshchilov & Hutter (2019), Algorithms 1 and 2, where the schedule η multiplies λ and α does not,
@@ -27,9 +28,10 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
     elif weight_decay and weight_decay_mode == "decoupled":
         param = param.add(param, alpha=-lr * weight_decay)  # θ ← θ - αλθ
-    elif weight_decay:
+    elif weight_decay and weight_decay_mode == "independent":
         param = param.add(param, alpha=-lr / max_lr * weight_decay)  # θ ← θ - λ α/α_max θ
-    param, *state = rule(param, grad, *state, lr=lr, weight_decay=0, **options)
+    inside = weight_decay if weight_decay_mode is None else 0
+    param, *state = rule(param, grad, *state, lr=lr, weight_decay=inside, **options)
     if l1:
         param = param - param.clamp_min(-lr * l1).clamp_max(lr * l1)  # θ ← sign(θ) max(|θ| - α l1, 0)
     return param, *state
@@ -38,7 +40,8 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
 class RegularizedOptimizer(RuleOptimizer):
     r"""A :class:`RuleOptimizer` whose weights decay, in one of three modes, and may be drawn to exact zeros.
 
-    The modes of ``weight_decay_mode``, for a decay λ:
+    The modes of ``weight_decay_mode``, for a decay λ. ``None`` is what the rule has by itself, which may be none of
+    them: in :class:`LAMB` the decay takes part in the trust ratio.
 
     * ``"coupled"`` (L2): :math:`g \leftarrow g + \lambda \theta`, before all else.
     * ``"decoupled"`` (AdamW's in torch): :math:`\theta \leftarrow (1 - \alpha \lambda) \, \theta`, before the update.

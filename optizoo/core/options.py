@@ -75,7 +75,7 @@ class Decay(TypedDict, total=False):
     weight_decay_mode: Annotated[
         str | None,
         Option('``"coupled"`` (L2), ``"decoupled"`` (times α, as in AdamW) or ``"independent"`` (not times α, only\n'
-               "times its schedule); ``None`` is what ``decoupled_weight_decay`` says.",
+               "times its schedule); ``None`` is the rule's own, or what ``decoupled_weight_decay`` says.",
                choice("coupled", "decoupled", "independent"), "coupled"),
     ]  # fmt: skip
     l1: Annotated[

@@ -56,15 +56,18 @@ def mean(a: Any) -> Any:
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
     """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
 
-    The decays are those of L2, of AdamW in PyTorch, and of Loshchilov & Hutter (2019) with η = α / α_max.
+    The decays are those of the other rule, of L2, of AdamW in PyTorch, and of Loshchilov & Hutter (2019) with
+    η = α / α_max.
     """
     shrunk = {
+        None: lambda: theta,
         "coupled": lambda: theta,
         "decoupled": lambda: theta - lr * weight_decay * theta,
         "independent": lambda: theta - weight_decay * lr / max_lr * theta,
     }[weight_decay_mode]()
     g = g + weight_decay * theta if weight_decay_mode == "coupled" else g
-    theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=0, **options)
+    inside = weight_decay if weight_decay_mode is None else 0
+    theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=inside, **options)
     above, below = (
         where(theta > lr * l1, theta - lr * l1, 0 * theta),
         where(theta < -lr * l1, theta + lr * l1, 0 * theta),
