@@ -31,7 +31,7 @@ def format_markdown() -> str:
 
 def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
     """Yield which rule a class has by default, and which with one option: label, rule, option."""
-    optimizer = kind([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = kind([torch.nn.Parameter(torch.zeros([1] * kind.least_dimensions))])
     group = optimizer.complete(optimizer.param_groups[0])
     usual = optimizer.select_rule(group)
     yield kind.__name__, usual, ""
@@ -57,7 +57,7 @@ def _papers(rule: Any) -> str:
 
 
 def _states(kind: Any, rule: Any) -> str:
-    always = ["step"] * kind.counts_steps + [*kind.products]
+    always = ["step"] * kind.counts_steps + [*kind.numbers]
     always += [name for name in schema(rule).states if name not in kind.state_switches]
     switched = [name for name in schema(rule).states if name in kind.state_switches]
     optional = [f"({', '.join(f'`{name}`' for name in switched)})"] if switched else []

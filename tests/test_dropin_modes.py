@@ -143,7 +143,7 @@ MODES = {
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_under_a_mode(name, options, mode):
     """A mode around some steps, planned ones among them, changes no value."""
-    plain, other = (optizoo.create(name, parameters(), **options) for _ in range(2))
+    plain, other = (optizoo.create(name, parameters(of=name), **options) for _ in range(2))
     run(plain, range(9))
     run(other, range(4))
     with MODES[mode]():

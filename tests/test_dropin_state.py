@@ -128,8 +128,8 @@ def test_resets(name, options, reset):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_any_container(name, options, container):
     """The state may be any dict, with or without a default (torch needs one)."""
-    plain = optizoo.create(name, parameters(), **options)
-    other = optizoo.create(name, parameters(), **options)
+    plain = optizoo.create(name, parameters(of=name), **options)
+    other = optizoo.create(name, parameters(of=name), **options)
     for optimizer in (plain, other):
         run(optimizer, range(3))
     plain.__setstate__({"state": defaultdict(dict)})
@@ -151,7 +151,7 @@ def test_any_container(name, options, container):
 )
 def test_steps_that_are_numbers(name, options, number):
     """A step, or a product beside it, that is a plain number, as torch saved it before 1.12, loads, and can be set."""
-    expected = optizoo.create(name, parameters(), **options)
+    expected = optizoo.create(name, parameters(of=name), **options)
     run(expected, range(3))
     saved = expected.state_dict()
     old = {"param_groups": saved["param_groups"], "state": {}}
@@ -159,7 +159,7 @@ def test_steps_that_are_numbers(name, options, number):
         old["state"][key] = {**store, "step": number}
         if "mu_product" in store:
             old["state"][key]["mu_product"] = store["mu_product"].item()
-    loaded = optizoo.create(name, parameters(), **options)
+    loaded = optizoo.create(name, parameters(of=name), **options)
     written = copy.deepcopy(expected)
     unpickled = pickle.loads(pickle.dumps(expected))
     loaded.load_state_dict(old)

@@ -91,7 +91,7 @@ def test_no_more_words_than_torchs_loop(name, options, how):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_subclasses_beside_plain_tensors(name, options):
     """A group may hold both; a copy, a checkpoint and a duplicate of the subclass go on as plain ones do."""
-    plain = parameters()
+    plain = parameters(of=name)
     stored = [Parameter(Stored(plain[0].detach() / 2)), Parameter(plain[1].detach().clone())]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "optimizer contains a parameter group with duplicate parameters")

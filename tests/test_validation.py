@@ -108,20 +108,20 @@ CASES = [named(*case) for case in BAD]
 def test_constructor(name, options, error, message):
     """The constructor refuses it and says where."""
     with pytest.raises(error, match=re.escape(message) + ".*constructor"):
-        optizoo.create(name, parameters(), **options)
+        optizoo.create(name, parameters(of=name), **options)
 
 
 @pytest.mark.parametrize(("name", "options", "error", "message"), CASES)
 def test_group_of_the_constructor(name, options, error, message):
     """A group that is given to the constructor is checked like its arguments (torch checks no group)."""
     with pytest.raises(error, match=re.escape(message) + ".*param group 1"):
-        optizoo.create(name, [{"params": parameters()}, {"params": parameters(), **options}])
+        optizoo.create(name, [{"params": parameters(of=name)}, {"params": parameters(of=name), **options}])
 
 
 @pytest.mark.parametrize(("name", "options", "error", "message"), CASES)
 def test_added_group(name, options, error, message):
     """``add_param_group`` refuses it, and the optimizer has the groups that it had."""
-    optimizer = optizoo.create(name, parameters())
+    optimizer = optizoo.create(name, parameters(of=name))
     with pytest.raises(error, match=re.escape(message)):
         optimizer.add_param_group({"params": [Parameter(torch.zeros(1))], **options})
     assert len(optimizer.param_groups) == 1

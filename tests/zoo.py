@@ -1,5 +1,6 @@
 """The table of cases that the tests of the zoo share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch.nn import Parameter
 
 from optizoo.testing import has_torch_twin
+from optizoo.testing.streams import Shapes, fitted
 from optizoo.testing.verify import option_combinations
+from optizoo.zoo import optimizer_class
 
 
 def case_id(name: str, options: dict[str, Any]) -> str:
@@ -48,6 +51,10 @@ FEW = [
         ("cautiousadamw", {}),
         ("stableadamw", {}),
         ("lamb", {}),
+        ("asgd", {"t0": 3, "weight_decay": 0.05}),
+        ("adafactor", {}),
+        ("muon", {}),
+        ("normuon", {}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""
@@ -57,12 +64,18 @@ FEW_STEPS = 20
 """In so many steps a tier rejects every mutant that it rejects at all (``tests/test_testing_kit.py``)."""
 
 
-def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Parameter]:
-    """Return two small parameters; a function of the seed."""
+def parameters(dtype: torch.dtype = torch.float32, seed: int = 0, *, of: str = "sgd") -> list[Parameter]:
+    """Return two small parameters, a matrix and, if the optimizer ``of`` takes it, a vector; a function of the seed."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in ((4, 3), (3,))
+        Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape in shapes_for(of, [(4, 3), (3,)])
     ]
+
+
+def shapes_for(name: str, shapes: Sequence[Sequence[int]]) -> Shapes:
+    """Return shapes as an optimizer takes them: with ones in front where it takes matrices only."""
+    return fitted(shapes, optimizer_class(name).least_dimensions)
 
 
 def feed(params: list[Parameter], step: int) -> None:

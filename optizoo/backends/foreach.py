@@ -135,7 +135,8 @@ def replay(
 
 def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:
     """Return torch's function for a word over lists, where there is one."""
-    return None if word.arguments or word.last else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
+    by_one = word.arguments or word.last
+    return None if by_one else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
 
 
 _BY_ONE = "each tensor by itself"

@@ -265,7 +265,8 @@ def _traced(
 
 
 def _tuple_of(formulas: Sequence[str], arguments: str) -> Callable[..., tuple[Any, ...]]:
-    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"times": times, "root": root})
+    functions = {"times": times, "root": root}
+    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", functions)
 
 
 def _value(number: Any) -> Any:
@@ -603,7 +604,7 @@ class Expr:
         if not isinstance(alpha, Expr):
             return self._recorder.record("add", self, other, scalar=alpha)
         if self._recorder.ranks[alpha.number] != NUMBER:
-            raise TraceError("'add' takes as alpha a number, or one of the tensor such as x.norm()")
+            raise TraceError("'add' takes a number here, or one of the tensor such as x.norm(); got a tensor")
         return self._recorder.record("add_times", self, other, alpha)
 
     def lerp(self, end, weight):

@@ -70,7 +70,7 @@ _NEAREST = "tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 
 WORDS: dict[str, Word] = {
     # From the nearer end lerp goes, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
     "add": Word("add", "alpha", "FMA({1}, {s}, {0})", "tl.fma({1}, {s}, {0})"),
-    "add_times": Word("add", None, "FMA({1}, {2}, {0})", "tl.fma({1}, {2}, {0})", last="alpha"),  # a number of the tensor
+    "add_times": Word("add", None, "FMA({1}, {2}, {0})", "tl.fma({1}, {2}, {0})", last="alpha"),  # a tensor's number
     "add_scalar": Word("add", "other", "{0} + {s}", "{0} + {s}"),
     "sub": Word("sub", None, "{0} - {1}", "{0} - {1}"),
     "mul": Word("mul", None, "{0} * {1}", "{0} * {1}"),

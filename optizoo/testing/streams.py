@@ -32,8 +32,8 @@ def make_params(
 ) -> list[Parameter]:
     """Return fresh parameters, and a frozen one at the end; a function of ``seed`` and ``shapes`` alone.
 
-    The first is stored transposed if it is a matrix. In every type they are the float32 values, so that runs in different types start from the same point (16-bit types
-    round them).
+    The first is stored transposed if it is a matrix. In every type they are the float32 values, so that runs in
+    different types start from the same point (16-bit types round them).
     """
     generator = torch.Generator().manual_seed(seed)
     params = []

@@ -77,8 +77,11 @@ class Adafactor(RegularizedOptimizer):
     order = 11
     namesake = torch.optim.Adafactor
     shared_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": "decoupled"}
-    checks: ClassVar[Mapping[str, Check]] = {"beta2_decay": number(minimum=-math.inf, maximum=0), "d": number(minimum=1),
-                                             "eps": sequence(optional(number()), number(), word="two")}  # fmt: skip
+    checks: ClassVar[Mapping[str, Check]] = {
+        "beta2_decay": number(minimum=-math.inf, maximum=0),
+        "eps": sequence(optional(number()), number(), word="two"),
+        "d": number(minimum=1),
+    }
     supports_complex = False
 
     @constructor

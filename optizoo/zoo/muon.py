@@ -34,7 +34,7 @@ def muon(
 
 
 def normuon(
-    param, grad, momentum_buffer, second_momentum_buffer=None,
+    param, grad, momentum_buffer, row_var=None,
     *, lr, weight_decay, momentum, beta2, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, shape,
 ):  # fmt: skip
     """NorMuon: Muon whose orthogonal O is divided, row by row, by √v + ε and brought back to its norm.
@@ -47,14 +47,13 @@ def normuon(
     update = grad.lerp(momentum_buffer, momentum) if nesterov else momentum_buffer
     update = newton_schulz(update.flatten(1), ns_coefficients, ns_steps, eps, tall=rows > columns).type_as(param)  # O
     means, norm = (update * update).mean(dim=-1, keepdim=True), update.norm()
-    second = second_momentum_buffer  # v
-    second = means * (1 - beta2) if second is None else second.lerp(means, 1 - beta2)
-    update = update / (second.sqrt() + eps)  # O / (√v + ε)
+    row_var = means * (1 - beta2) if row_var is None else row_var.lerp(means, 1 - beta2)  # v
+    update = update / (row_var.sqrt() + eps)  # O / (√v + ε)
     update = update * (norm / (update.norm() + eps))  # of the norm that O had
     if weight_decay:
         param = param * (1 - lr * weight_decay)  # θ ← θ - αλθ
     ratio = muon_ratio(lr, adjust_lr_fn, rows, columns)
-    return param.add(update.reshape_as(param), alpha=-ratio), momentum_buffer, second
+    return param.add(update.reshape_as(param), alpha=-ratio), momentum_buffer, row_var
 
 
 def newton_schulz(matrix, coefficients, steps, eps, *, tall):
@@ -101,7 +100,7 @@ class Muon(RegularizedOptimizer):
         ns_coefficients: The coefficients a, b, c of the Newton-Schulz iteration.
         eps: The smallest norm that a matrix is divided by.
         ns_steps: How often the iteration is repeated, below 100.
-        adjust_lr_fn: How r depends on the shape: ``"original"`` and ``None`` √max(1, rows/columns), ``"match_rms_adamw"``
+        adjust_lr_fn: What r is: ``"original"`` (and ``None``) √max(1, rows/columns), ``"match_rms_adamw"``
             0.2 √max(rows, columns), ``"spectral_unclamped"`` √(rows/columns).
 
     Attributes:
@@ -151,14 +150,11 @@ class NorMuon(Muon):
     Args:
         weight_decay: λ, decoupled.
         beta2: β₂, in [0, 1).
-        nesterov: As in :class:`Muon`.
-        ns_coefficients: As in :class:`Muon`.
+        nesterov: As in :class:`Muon`, and so are ``ns_coefficients``, ``ns_steps`` and ``adjust_lr_fn``.
         eps: Added to √v and to norms that are divided by, and Muon's smallest norm.
-        ns_steps: As in :class:`Muon`.
-        adjust_lr_fn: As in :class:`Muon`.
 
     Attributes:
-        state: Per parameter ``momentum_buffer`` and, with a number for each row, ``second_momentum_buffer``.
+        state: Per parameter ``momentum_buffer`` and, with a number for each row, ``row_var``.
 
     Example:
         >>> import torch, optizoo
@@ -167,7 +163,7 @@ class NorMuon(Muon):
         >>> weight.grad = torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
         >>> optimizer.step()
         >>> {name: [*state.shape] for name, state in optimizer.state[weight].items()}
-        {'momentum_buffer': [2, 3], 'second_momentum_buffer': [2, 1]}
+        {'momentum_buffer': [2, 3], 'row_var': [2, 1]}
     """
 
     rule = staticmethod(normuon)

@@ -39,14 +39,14 @@ def muon(
 
 
 def normuon(
-    theta, g, momentum_buffer, second_momentum_buffer=None,
+    theta, g, momentum_buffer, row_var=None,
     *, lr, weight_decay, momentum, beta2, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, shape,
 ):  # fmt: skip
     """Li et al. (2025), Algorithm 1, with the norm of its authors' code."""
     m, o = direction(g, momentum_buffer, momentum, nesterov, ns_coefficients, eps, ns_steps)
     o = o.reshape(len(g), -1)
     v = (1 - beta2) * (o * o).mean(dim=1, keepdim=True)
-    v = v if second_momentum_buffer is None else beta2 * second_momentum_buffer + v
+    v = v if row_var is None else beta2 * row_var + v
     scaled = o / (v**0.5 + eps)
     scaled = (scaled * o.norm() / (scaled.norm() + eps)).reshape(g.shape)
     return theta - lr * weight_decay * theta - rate(lr, adjust_lr_fn, shape) * scaled, m, v
@@ -80,15 +80,15 @@ NORMUON = Specimen(
     name="normuon",
     textbook=(normuon,),
     tables=(_RATIOS,),
-    more_tables=_MORE,
+    more_tables=(*_MORE, {"beta2": (0.5,)}),
     floats=False,
     shapes=((40, 25), (9, 11, 10), (1, 1)),
     mutants=(
         Mutant("normuon-columns", "normuon", "mean(dim=-1, keepdim=True)", "mean(dim=-2, keepdim=True)"),
-        Mutant("normuon-no-root", "normuon", "second.sqrt() + eps", "second + eps"),
+        Mutant("normuon-no-root", "normuon", "row_var.sqrt() + eps", "row_var + eps"),
         Mutant("normuon-starts-at-first-mean", "normuon", "means * (1 - beta2) if", "means if"),
         Mutant("normuon-norm-not-restored", "normuon", "update = update * (norm / (update.norm() + eps))", ""),
-        Mutant("normuon-beta2-turned", "normuon", "second.lerp(means, 1 - beta2)", "second.lerp(means, beta2)"),
+        Mutant("normuon-beta2-turned", "normuon", "row_var.lerp(means, 1 - beta2)", "row_var.lerp(means, beta2)"),
         Mutant("normuon-ratio-of-the-kernel", "normuon", "math.prod(shape[1:])", "shape[1]", _MATCHED),
         Mutant("normuon-no-decay", "normuon", "if weight_decay:", "if False:", DECAY),
     ),
