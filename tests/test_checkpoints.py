@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.testing import torch_twin
-from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run
+from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run, torchs_loop
 
 
 def through_a_file(state_dict: dict) -> dict:
@@ -40,7 +40,7 @@ def test_exchange_with_torch(name, options, direction):
     if direction == "from-torch":
         makers.reverse()
     first, second = (
-        make(name, parameters(seed=seed, of=name), foreach=False, **options) for seed, make in enumerate(makers)
+        make(name, parameters(seed=seed, of=name), **torchs_loop(name), **options) for seed, make in enumerate(makers)
     )
     run(first, range(5))
     checkpoint = through_a_file(first.state_dict())

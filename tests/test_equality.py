@@ -11,8 +11,8 @@ import torch
 from torch.nn import Parameter
 
 import optizoo
+from optizoo.core.rule import kept
 from optizoo.core.rule import schema as read_schema
-from optizoo.core.rule import times
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
 from optizoo.testing.specimens import specimens
 from optizoo.testing.twins import kernel_tier
@@ -79,7 +79,7 @@ def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
         starts.get(name, 0.0) if zeros or name in optimizer.state_switches else None
         for name, zeros in schema.states.items()
     ]
-    state += [times(1.0, starts.get(name, start)) for name, start in schema.numbers.items()]
+    state += [kept(starts.get(name, start)) for name, start in schema.numbers.items()]
     for step, grad in enumerate(grads, start=1):
         if schema.names_step:
             keywords["step"] = step

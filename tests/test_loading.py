@@ -9,22 +9,23 @@ from torch import nn
 from torch.nn import Parameter
 
 import optizoo
-from tests.zoo import FEW, assert_same_state, feed, parameters, run
+from tests.zoo import FEW, assert_same_state, feed, parameters, run, shapes_for
 
 
-def named(order: tuple[str, ...] = ("first", "second"), seed: int = 0) -> list[tuple[str, Parameter]]:
+def named(order: tuple[str, ...] = ("first", "second"), seed: int = 0, of: str = "sgd") -> list[tuple[str, Parameter]]:
     """Return two parameters of one shape, in any order."""
     generator = torch.Generator().manual_seed(seed)
-    values = {name: torch.randn(4, generator=generator) for name in ("first", "second")}
+    shape = shapes_for(of, [(4,)])[0]
+    values = {name: torch.randn(shape, generator=generator) for name in ("first", "second")}
     return [(name, Parameter(values[name])) for name in order]
 
 
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_states_follow_names(name, options):
     """Saved in one order and loaded in another, every state finds its parameter (torch goes by position: #1489)."""
-    saved = optizoo.create(name, named(), **options)
+    saved = optizoo.create(name, named(of=name), **options)
     run(saved, range(3))
-    loaded = optizoo.create(name, named(("second", "first")), **options)
+    loaded = optizoo.create(name, named(("second", "first"), of=name), **options)
     loaded.load_state_dict(saved.state_dict())
     by_name = dict(zip(loaded.param_groups[0]["param_names"], loaded.param_groups[0]["params"], strict=True))
     assert loaded.param_groups[0]["param_names"] == ["second", "first"]

@@ -15,7 +15,7 @@ from optizoo.backends import UPDATES, fused
 from optizoo.testing import torch_twin
 from optizoo.testing.twins import program
 from optizoo.zoo import optimizer_class
-from tests.zoo import FEW, assert_same_state, feed, parameters, run, shapes_for
+from tests.zoo import FEW, assert_same_state, feed, parameters, run, shapes_for, torchs_loop
 
 CLASSES = [optimizer_class(name) for name in optizoo.list_optimizers()]
 TORCH = {
@@ -67,7 +67,7 @@ def test_signature_is_torchs(kind):
 def test_groups_and_state_are_torchs(kind):
     """``state_dict`` has torch's group keys, defaults and state names."""
     name = kind.__name__
-    ours, theirs = (make(name, parameters(of=name), foreach=False) for make in (optizoo.create, torch_twin))
+    ours, theirs = (make(name, parameters(of=name), **torchs_loop(name)) for make in (optizoo.create, torch_twin))
     for optimizer in (ours, theirs):
         run(optimizer, range(1))
     assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]

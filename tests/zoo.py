@@ -1,6 +1,7 @@
 """The table of cases that the tests of the zoo share."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -76,6 +77,17 @@ def parameters(dtype: torch.dtype = torch.float32, seed: int = 0, *, of: str = "
 def shapes_for(name: str, shapes: Sequence[Sequence[int]]) -> Shapes:
     """Return shapes as an optimizer takes them: with ones in front where it takes matrices only."""
     return fitted(shapes, optimizer_class(name).least_dimensions)
+
+
+def only(cases: list, holds: Callable[[Any], bool]) -> list:
+    """Return the cases of the optimizers whose class is as ``holds`` says."""
+    return [case for case in cases if holds(optimizer_class(case.values[0]))]
+
+
+def torchs_loop(name: str) -> dict[str, bool]:
+    """Return what makes an optimizer run as torch's loop and keeps torch's group keys: Muon of torch has loops only."""
+    known = inspect.signature(optimizer_class(name).namesake or optimizer_class(name)).parameters
+    return {"foreach": False} if "foreach" in known else {}
 
 
 def feed(params: list[Parameter], step: int) -> None:

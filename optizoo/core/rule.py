@@ -54,9 +54,9 @@ class Word(NamedTuple):
         """Whether it makes one number of a tensor."""
         return self.rank == NUMBER and self.call != "double"
 
-    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = ()) -> Any:
-        """Return what the word makes of tensors and its numbers, as a rule calls it."""
-        method = getattr(first, self.call)
+    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = (), in_place: bool = False) -> Any:
+        """Return what the word makes of tensors and its numbers, as a rule calls it; or write it into the first."""
+        method = getattr(first, f"{self.call}_" if in_place else self.call)
         if self.last is not None:
             return method(*others[:-1], **{self.last: others[-1]})
         if self.scalar in ("alpha", "value", "beta"):
@@ -150,6 +150,11 @@ def at_least(number: Any, least: Any) -> Any:
 def at_most(number: Any, most: Any) -> Any:
     """Return the smaller of two numbers, the first of which may be one of a tensor; beside NaN ``most``, as ``min``."""
     return number.where(number < most, most) if hasattr(number, "where") else min(most, number)
+
+
+def kept(number: Any) -> Any:
+    """Return a number as torch keeps it beside ``step``."""
+    return times(number, 1.0)
 
 
 def step_dtype() -> torch.dtype:

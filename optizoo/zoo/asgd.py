@@ -11,7 +11,7 @@ from optizoo.core.checks import Check, number
 from optizoo.core.decay import RegularizedOptimizer
 from optizoo.core.declaration import constructor
 from optizoo.core.options import DecayingByKeyword
-from optizoo.core.rule import at_least
+from optizoo.core.rule import at_least, kept
 
 
 def asgd(param, grad, ax, eta=0.0, mu=1.0, *, lr, lambd, alpha, t0, weight_decay, step):
@@ -25,8 +25,8 @@ def asgd(param, grad, ax, eta=0.0, mu=1.0, *, lr, lambd, alpha, t0, weight_decay
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
     param = (param * (1 - lambd * eta)).add(grad, alpha=-eta)  # θ ← (1 - λ'η)θ - ηg
     ax = ax + (param - ax) * mu if mu != 1 else param  # a ← a + μ(θ - a)
-    eta = lr / (1 + lambd * lr * step) ** alpha  # η ← α (1 + λ'αt)^-κ
-    mu = 1 / at_least(step - t0, 1)  # μ ← 1 / max(1, t - t₀)
+    eta = kept(lr / (1 + lambd * lr * step) ** alpha)  # η ← α (1 + λ'αt)^-κ
+    mu = kept(1 / at_least(step - t0, 1))  # μ ← 1 / max(1, t - t₀)
     return param, ax, eta, mu
 
 

@@ -1,6 +1,6 @@
 """ASGD."""
 
-from optizoo.core.rule import times
+from optizoo.core.rule import kept
 from optizoo.testing.mutants import DECAY, TINY_LR, Mutant
 from optizoo.testing.specimen import Specimen
 
@@ -10,7 +10,7 @@ def asgd(theta, g, ax, eta=0.0, mu=1.0, *, lr, lambd, alpha, t0, weight_decay, s
     g = g + weight_decay * theta
     theta = theta - eta * (g + lambd * theta)
     ax = ax + mu * (theta - ax)
-    return theta, ax, times(1.0, lr / (1 + lambd * lr * step) ** alpha), times(1.0, 1 / max(1, step - t0))
+    return theta, ax, kept(lr / (1 + lambd * lr * step) ** alpha), kept(1 / max(1, step - t0))
 
 
 _AVERAGES = {"t0": 2.0}
