@@ -108,14 +108,15 @@ def _written(program: Program, scalars: Sequence[Any], inputs: Sequence[Tensor])
             values.append(function(*arguments, **{keyword: scalars[scalar]}))
     if settle(program)[1]:
         return {}
-    made = {}
-    taken = list(inputs)
     homes = dict(zip(program.inputs, inputs, strict=True))
-    for name, value in program.outputs:
-        result = values[value]
-        if result is not homes.get(name):
-            made[name] = result.clone() if any(result is tensor for tensor in taken) else result
-            taken.append(result)
+    made = {name: values[value] for name, value in program.outputs if values[value] is not homes.get(name)}
+    taken = list(inputs)
+    written = [homes[name] for name in made if name in homes]
+    for name, result in made.items():
+        # No new state shares memory, and none is read after it was written.
+        if any(result is tensor for tensor in (written if name in homes else taken)):
+            made[name] = result.clone()
+        taken.append(result)
     for name in homes.keys() & made.keys():
         homes[name].copy_(made.pop(name))
     return made
