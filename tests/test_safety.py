@@ -43,9 +43,8 @@ def test_lr_zero_and_zero_gradients_move_nothing(name, options, mode):
         before = [param.detach().clone() for param in params]
         for param in params:
             param.grad = torch.zeros_like(param)
-        if not warmed or not (
-            name in ("rprop", "asgd") or "lr_in_velocity" in options
-        ):  # what was begun at lr > 0 goes on
+        goes_on = name in ("rprop", "asgd") or "lr_in_velocity" in options  # what was begun at lr > 0
+        if not (warmed and goes_on):
             optimizer.step()
         assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
         optimizer.param_groups[0]["lr"] = lr

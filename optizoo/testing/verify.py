@@ -173,7 +173,8 @@ def _case(name: str, options: Options, dtype: torch.dtype, device: torch.device 
         result.message = "nothing says what it should compute: write its specimen in optizoo/testing/specimens"
         yield result
         return
-    if dtype == torch.float16 and "eps" in inspect.signature(optimizer_class(name)).parameters:
+    eps = inspect.signature(optimizer_class(name)).parameters.get("eps")
+    if dtype == torch.float16 and eps is not None and isinstance(eps.default, float):
         options = {"eps": FLOAT16_EPS, **options}
     stream = _gradient_lists(dtype, device, steps, specimens()[name].shapes)
     if has_torch_twin(name, **options):

@@ -32,11 +32,11 @@ def adafactor(
     if len(shape) > 1:
         rows, columns = grad.norm(dim=-1, keepdim=True), grad.norm(dim=-2, keepdim=True)
         rows, columns = rows * rows / shape[-1], columns * columns / shape[-2]  # means of g²
-        row_var = rows if row_var is None else row_var.lerp(rows, weight)  # R ← β̂₂R + (1-β̂₂) mean(g²)
-        col_var = columns if col_var is None else col_var.lerp(columns, weight)
+        row_var = (rows * 0 if row_var is None else row_var).lerp(rows, weight)  # R ← β̂₂R + (1-β̂₂) mean(g²)
+        col_var = (columns * 0 if col_var is None else col_var).lerp(columns, weight)
         var = row_var * col_var / row_var.mean(dim=-2, keepdim=True).clamp_min(eps1)  # v = RC / mean(R)
     else:
-        var = variance = grad * grad if variance is None else variance.lerp(grad * grad, weight)
+        var = variance = (grad * 0 if variance is None else variance).lerp(grad * grad, weight)
     update = var.clamp_min(eps1 * eps1).rsqrt() * grad  # u = g/√v
     clip = at_least(update.norm().double() / (root_of_size * d), 1.0)  # max(1, RMS(u)/d)
     return param.add(update, alpha=-rate / clip), row_var, col_var, variance
@@ -54,7 +54,6 @@ class Adafactor(RegularizedOptimizer):
     :func:`optizoo.rules.adafactor`, with its source.
 
     Args:
-        lr: Learning rate α, the largest relative one.
         beta2_decay: The power of t, at most 0.
         eps: ε₁, or ``None`` for that of each parameter's type (torch takes that of the first for all), and ε₂.
         d: The root mean square at which an update is clipped, at least 1.
@@ -78,10 +77,9 @@ class Adafactor(RegularizedOptimizer):
     namesake = torch.optim.Adafactor
     shared_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": "decoupled"}
     checks: ClassVar[Mapping[str, Check]] = {
-        "beta2_decay": number(minimum=-math.inf, maximum=0),
+        "beta2_decay": number(minimum=-math.inf, maximum=0), "d": number(minimum=1),
         "eps": sequence(optional(number()), number(), word="two"),
-        "d": number(minimum=1),
-    }
+    }  # fmt: skip
     supports_complex = False
 
     @constructor
