@@ -9,10 +9,7 @@ import torch
 from optizoo import zoo as zoo
 
 if TYPE_CHECKING:  # for editors; at run time names are found where they stand, new pages of the zoo too
-    from torch.optim import ASGD as ASGD
     from torch.optim import LBFGS as LBFGS
-    from torch.optim import Adafactor as Adafactor
-    from torch.optim import Muon as Muon
     from torch.optim import Optimizer as Optimizer
     from torch.optim import SparseAdam as SparseAdam
     from torch.optim import swa_utils as swa_utils
@@ -31,6 +28,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo import list_optimizers as list_optimizers
     from optizoo.zoo.adabelief import AdaBelief as AdaBelief
     from optizoo.zoo.adadelta import Adadelta as Adadelta
+    from optizoo.zoo.adafactor import Adafactor as Adafactor
     from optizoo.zoo.adagrad import Adagrad as Adagrad
     from optizoo.zoo.adam import Adam as Adam
     from optizoo.zoo.adam import AdamW as AdamW
@@ -38,7 +36,10 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.adan import Adan as Adan
     from optizoo.zoo.ademamix import AdEMAMix as AdEMAMix
     from optizoo.zoo.adopt import ADOPT as ADOPT
+    from optizoo.zoo.asgd import ASGD as ASGD
     from optizoo.zoo.lion import Lion as Lion
+    from optizoo.zoo.muon import Muon as Muon
+    from optizoo.zoo.muon import NorMuon as NorMuon
     from optizoo.zoo.nadam import NAdam as NAdam
     from optizoo.zoo.qhadam import QHAdam as QHAdam
     from optizoo.zoo.radam import RAdam as RAdam

@@ -22,6 +22,7 @@ from optizoo import zoo as _zoo
 from optizoo.core.decay import regularized as regularized
 from optizoo.zoo.adabelief import adabelief as adabelief
 from optizoo.zoo.adadelta import adadelta as adadelta
+from optizoo.zoo.adafactor import adafactor as adafactor
 from optizoo.zoo.adagrad import adagrad as adagrad
 from optizoo.zoo.adam import adam as adam
 from optizoo.zoo.adam import adamw as adamw
@@ -29,7 +30,12 @@ from optizoo.zoo.adamax import adamax as adamax
 from optizoo.zoo.adan import adan as adan
 from optizoo.zoo.ademamix import ademamix as ademamix
 from optizoo.zoo.adopt import adopt as adopt
+from optizoo.zoo.asgd import asgd as asgd
 from optizoo.zoo.lion import lion as lion
+from optizoo.zoo.muon import muon as muon
+from optizoo.zoo.muon import muon_ratio as muon_ratio
+from optizoo.zoo.muon import newton_schulz as newton_schulz
+from optizoo.zoo.muon import normuon as normuon
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
 from optizoo.zoo.qhadam import qhadam as qhadam

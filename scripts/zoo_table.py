@@ -38,7 +38,7 @@ def format_markdown() -> str:
 
 def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
     """Yield which rule a class has by default, and which with one option: label, rule, option."""
-    optimizer = kind([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = kind([torch.nn.Parameter(torch.zeros([1] * kind.least_dimensions))])
     group = optimizer.complete(optimizer.param_groups[0])
     usual = optimizer.select_rule(group)
     yield kind.__name__, usual, ""

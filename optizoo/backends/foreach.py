@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import TOTAL, Program, running, trace
-from optizoo.core.rule import FULL, WORDS, Word
+from optizoo.core.rule import FULL, VIEWS, WORDS, Word
 
 _IN_PLACE = (torch.float32, torch.float64)
 
@@ -153,16 +153,16 @@ def _execute(calls: Iterable[tuple[Any, ...]], scalars: Sequence[Any], values: l
 
 def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:
     """Return torch's function for a word over lists, where there is one."""
-    return None if word.arguments else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
+    by_one = word.arguments or word.last
+    return None if by_one else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
 
 
 _BY_ONE = "each tensor by itself"
 
 
-def _one(word: Word) -> Callable[..., Tensor]:
-    if word.second is not None or word.scalar is None:
-        return word.apply
-    return lambda *operands, numbers: word.apply(*operands, numbers=numbers[:1])
+def _one(word: Word, in_place: bool) -> Callable[..., Tensor]:
+    count = 2 if word.second is not None else 1
+    return lambda *operands, numbers: word.apply(*operands, numbers=numbers[:count], in_place=in_place)
 
 
 def _settled(program: Program) -> bool:
@@ -179,7 +179,7 @@ def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
         word = WORDS[operation.word]
         function = _in_lists(word, in_place=overwrite)
         if function is None:  # there is no such word for lists
-            calls.append((_one(word), operation.operands, operation.scalar, _BY_ONE, False))
+            calls.append((_one(word, overwrite), operation.operands, operation.scalar, _BY_ONE, overwrite))
             continue
         keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
         calls.append((function, operation.operands, operation.scalar, keyword, overwrite))
@@ -196,7 +196,7 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
     last_use = program.last_use
     home: dict[int, str] = {}  # value -> the input in whose memory it may live
     for name, value in program.outputs:
-        while value >= count:
+        while value >= count and value not in home:  # of two outputs of one value, the first lives in its memory
             home[value] = name
             first = program.operations[value - count].operands[0]
             if last_use[first] != value - count:
@@ -210,7 +210,8 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
         dies = last_use[first] == index
         overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
         overwrite &= program.rank[first] == program.rank[count + index] == FULL
-        overwrite &= _in_lists(WORDS[operation.word], in_place=True) is not None
-        memory.append(memory[first] if overwrite else None)
+        word = WORDS[operation.word]
+        overwrite &= word.last is not None or _in_lists(word, in_place=True) is not None
+        memory.append(memory[first] if overwrite else "that of another value" if operation.word in VIEWS else None)
         overwrites.append(overwrite)
     return tuple(overwrites), all(memory[value] == name for name, value in program.outputs)

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from optizoo.core.checks import plain
-from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, schema, times
+from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, root, schema, times
 
 TOTAL = "total"
 """Name of the output of a program that is cut where its rule waits for a sum over the model."""
@@ -132,6 +132,8 @@ class Program:
 def ranked(word: str, operands: Sequence[int]) -> int:
     """Return the rank of what a word makes of operands of these ranks."""
     own = WORDS[word].rank
+    if word == "type_as":
+        return operands[0]
     if own is None:
         return functools.reduce(operator.or_, operands)
     return MATRIX if own not in (NUMBER, FULL) and MATRIX in operands else own
@@ -271,7 +273,8 @@ def _traced(
 
 
 def _tuple_of(formulas: Sequence[str], arguments: str) -> Callable[..., tuple[Any, ...]]:
-    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"times": times})
+    functions = {"times": times, "root": root}
+    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", functions)
 
 
 def _value(number: Any) -> Any:
@@ -288,10 +291,10 @@ def _ranked_run(
         symbols = {name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())}
         program, numbers = _run(rule, states, recorder, maximize, symbols)
         found = {name: recorder.ranks[value] for name, value in program.outputs if name in ranks}
-        smaller = {name: rank for name, rank in found.items() if rank < ranks[name]}
-        if not smaller:
+        others = {name: rank for name, rank in found.items() if rank < ranks[name] or MATRIX == rank != ranks[name]}
+        if not others:
             return recorder, program, numbers
-        ranks |= smaller
+        ranks |= others
 
 
 def _run(
@@ -471,6 +474,15 @@ class Number:
         """Return the product as :func:`optizoo.core.rule.times` makes it."""
         return self._computed(times(self.value, _value(factor)), f"times({self.formula}, {_written(factor)})")
 
+    def root(self):
+        """Return the square root as :func:`optizoo.core.rule.root` makes it."""
+        return self._computed(root(self.value), f"root({self.formula})")
+
+    def __index__(self):
+        count = operator.index(self.value)
+        self._recorder.conditions.append(f"{self.formula} == {count}")
+        return count
+
     def __pos__(self):
         return self
 
@@ -597,7 +609,11 @@ class Expr:
 
     def add(self, other, *, alpha=1):
         """Record self + alpha · other."""
-        return self._recorder.record("add", self, other, scalar=alpha)
+        if not isinstance(alpha, Expr):
+            return self._recorder.record("add", self, other, scalar=alpha)
+        if self._recorder.ranks[alpha.number] != NUMBER:
+            raise TraceError("'add' takes a number here, or one of the tensor such as x.norm(); got a tensor")
+        return self._recorder.record("add_times", self, other, alpha)
 
     def lerp(self, end, weight):
         """Record self + weight · (end - self)."""
@@ -713,6 +729,10 @@ class Expr:
     def bfloat16(self):
         """Record the values, rounded to bfloat16."""
         return self._recorder.record("bfloat16", self)
+
+    def type_as(self, other):
+        """Record the values in the type of ``other``."""
+        return self._recorder.record("type_as", self, other)
 
     def __gt__(self, other):
         return self._recorder.record("gt", self, scalar=other)

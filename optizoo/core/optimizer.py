@@ -145,9 +145,11 @@ class RuleOptimizer(CompiledOptimizer):
         if any(bool((grad != 0).any()) for _, grad in pairs):
             return False
         for bucket in self._buckets(self._work()):
-            for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
-                for param, store in zip(bucket.params, bucket.stores, strict=True):
-                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            group = self.complete(bucket.group)
+            for param, store in zip(bucket.params, bucket.stores, strict=True):
+                for name, shape in self._made_shapes(bucket.rule, group, param).items():
+                    like = torch.zeros_like(param, memory_format=torch.preserve_format)
+                    store[name] = like if shape in (None, param.shape) else param.new_zeros(shape)
         self._prepared = [(value, value._version) for value in self._state_tensors()]
         return True
 
@@ -218,7 +220,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         done = []
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with torch.set_grad_enabled(self.complete(self.defaults)["differentiable"]):
             for work in rounds(self._work()):
                 forget_made(done, work)
                 buckets = self._buckets(work, **dict.fromkeys(scaling, True))
@@ -292,7 +294,7 @@ class RuleOptimizer(CompiledOptimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
-            numbers = self._running(store, group, param)
+            numbers = self._running(store, group, param, first=not on_device and step == 1)
             for name in zeros:
                 # What starts at lr was prepared at lr 0.
                 prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1

@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -37,6 +38,7 @@ class Word(NamedTuple):
         rank: Of the result, where it is not the union of the operands'.
         arguments: Further arguments of the call.
         second: The name of a second number, which stands behind the first.
+        last: The name of the last operand, where the call has it by name.
     """
 
     call: str
@@ -46,17 +48,20 @@ class Word(NamedTuple):
     rank: int | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
     second: str | None = None
+    last: str | None = None
 
     @property
     def reduces(self) -> bool:
         """Whether it makes one number of a tensor."""
         return self.rank == NUMBER and self.call != "double"
 
-    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = ()) -> Any:
-        """Return what the word makes of tensors and its numbers, as a rule calls it."""
+    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = (), in_place: bool = False) -> Any:
+        """Return what the word makes of tensors and its numbers, as a rule calls it; or write it into the first."""
         if self.call in FUNCTIONS:
             return FUNCTIONS[self.call](first, *others)
-        method = getattr(first, self.call)
+        method = getattr(first, f"{self.call}_" if in_place else self.call)
+        if self.last is not None:
+            return method(*others[:-1], **{self.last: others[-1]})
         if self.scalar in ("alpha", "value", "beta"):
             names = (self.scalar, *([self.second] if self.second else []))
             return method(*others, **dict(zip(names, numbers, strict=True)))
@@ -69,6 +74,7 @@ _NEAREST = "tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 
 WORDS: dict[str, Word] = {
     # From the nearer end lerp goes, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
     "add": Word("add", "alpha", "FMA({1}, {s}, {0})", "tl.fma({1}, {s}, {0})"),
+    "add_times": Word("add", None, "FMA({1}, {2}, {0})", "tl.fma({1}, {2}, {0})", last="alpha"),  # a tensor's number
     "add_scalar": Word("add", "other", "{0} + {s}", "{0} + {s}"),
     "sub": Word("sub", None, "{0} - {1}", "{0} - {1}"),
     "mul": Word("mul", None, "{0} * {1}", "{0} * {1}"),
@@ -118,9 +124,13 @@ WORDS: dict[str, Word] = {
     "flatten": Word("flatten", None, rank=MATRIX, arguments=(("start_dim", 1),)),
     "reshape_as": Word("reshape_as", None, rank=FULL),
     "bfloat16": Word("bfloat16", None),
+    "type_as": Word("type_as", None),
 }
 """Every word that rules know, with its text in each execution. Words that end in ``_scalar`` have a number where their
 namesake has a second tensor."""
+
+VIEWS = ("transpose", "flatten", "reshape_as", "bfloat16", "type_as", "double")
+"""Words whose results may be what they are given, or share its memory."""
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 """Words whose results are masks."""
@@ -133,6 +143,26 @@ def times(number: Any, factor: Any) -> Any:
     if isinstance(number, float) and isinstance(factor, float) and step_dtype() is torch.float32:
         return ctypes.c_float(number * ctypes.c_float(factor).value).value
     return number * factor
+
+
+def root(number: Any) -> Any:
+    """Return the square root of a number that depends on no tensor; ``number**0.5`` may be rounded the other way."""
+    return number.root() if hasattr(number, "root") else math.sqrt(number)
+
+
+def at_least(number: Any, least: Any) -> Any:
+    """Return the larger of two numbers, the first of which may be one of a tensor; beside NaN ``least``, as ``max``."""
+    return number.where(number > least, least) if hasattr(number, "where") else max(least, number)
+
+
+def at_most(number: Any, most: Any) -> Any:
+    """Return the smaller of two numbers, the first of which may be one of a tensor; beside NaN ``most``, as ``min``."""
+    return number.where(number < most, most) if hasattr(number, "where") else min(most, number)
+
+
+def kept(number: Any) -> Any:
+    """Return a number as torch keeps it beside ``step``."""
+    return times(number, 1.0)
 
 
 def step_dtype() -> torch.dtype:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optizoo.backends import loop
 from optizoo.core.checks import plain
 from optizoo.core.groups import GroupedOptimizer
 from optizoo.core.rule import Rule, schema, sorted_states, step_dtype
@@ -39,12 +40,17 @@ class StatefulOptimizer(GroupedOptimizer):
                     f"parameter would make them dense; set it to 0, or weight_decay_mode='decoupled' ({kind})"
                 )
 
-    def _running(self, store: dict[str, Any], group: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
-        """Return the running numbers as they are; made here if they are missing.
+    def _running(
+        self, store: dict[str, Any], group: Mapping[str, Any], param: Tensor, *, first: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the running numbers as they are; made here if they are missing, or prepared before the first step.
 
         They are kept as torch keeps them, and in double precision where torch has no such optimizer.
         """
         for name, start in self.numbers.items():
+            prepared = first and self.initial_values.get(name) == "lr"  # at lr 0
+            if prepared:
+                store.pop(name, None)
             if not isinstance(store.get(name), Tensor):
                 start = float(group[self.initial_values[name]]) if name in self.initial_values else start
                 device = param.device if counts_on_device(group, param) else "cpu"
@@ -63,6 +69,29 @@ class StatefulOptimizer(GroupedOptimizer):
         if "machine_eps" in schema(rule).given:
             found["machine_eps"] = torch.finfo(param.dtype).eps
         return found
+
+    def _made_shapes(self, rule: Rule, group: Mapping[str, Any], param: Tensor) -> dict[str, torch.Size | None]:
+        """Return the states that ``rule`` makes for ``param``, and their shapes: it runs on tensors without values.
+
+        Of a rule that cannot do that, the states that it knows, each with ``None``.
+        """
+        states, zeros, made = self._sorted_states(rule, group)
+        if not made:
+            return {}
+        shape = (*param.shape, 2) if param.is_complex() else param.shape
+        empty = torch.empty(shape, dtype=param.dtype.to_real(), device="meta")
+        columns = {name: [empty] if name in zeros else None for name in states}
+        options = {name: _number(value) for name, value in self._rule_options(rule, group, 1.0, "foreach").items()}
+        options |= {**self._given(rule, param), **self.numbers, "tensor_scalars": True}
+        totals: list[float] = []
+        try:
+            while loop.total(rule, [empty], [empty], columns, totals=totals, **options) is not None:
+                totals.append(1.0)
+            found = loop.update(rule, [empty], [empty], columns, totals=totals, **options)
+        except Exception:  # of any kind: the rule may look at values
+            return dict.fromkeys(made)
+        shapes = {name: found[name][0].shape for name in made if name in found}
+        return {name: shape[:-1] if param.is_complex() else shape for name, shape in shapes.items()}
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
@@ -149,7 +178,8 @@ class StatefulOptimizer(GroupedOptimizer):
             options["step"] = step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
-            options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
+            # A number that a rule makes of a tensor is differentiated too.
+            options["tensor_scalars"] = group["differentiable"] or (group["capturable"] and has_tensor(options))
         return options
 
 
@@ -187,6 +217,12 @@ def scalar(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(scalar, value))
     return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_number, value))
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def has_tensor(options: Mapping[str, Any]) -> bool:

@@ -28,7 +28,9 @@ def __getattr__(name: str) -> Any:
 
 def largest(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, or of each pair of elements."""
-    return torch.maximum(a, b) if isinstance(a, torch.Tensor) else max(a, b)
+    if not isinstance(a, torch.Tensor):
+        return max(a, b)
+    return torch.maximum(a, b) if isinstance(b, torch.Tensor) else a.clamp(min=b)
 
 
 def sign(a: Any) -> Any:
