@@ -52,6 +52,7 @@ FLOORS = {
     "core.state": 8,
     "core.checkpoint": 9,
     "core.compiled": 10,
+    "core.evaluation": 10,
     "core.planner": 8,
     "core.optimizer": 11,
     "core.decay": 12,
