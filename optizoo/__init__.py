@@ -36,9 +36,12 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.adamax import Adamax as Adamax
     from optizoo.zoo.lion import Lion as Lion
     from optizoo.zoo.nadam import NAdam as NAdam
+    from optizoo.zoo.prodigy import Prodigy as Prodigy
     from optizoo.zoo.radam import RAdam as RAdam
     from optizoo.zoo.rmsprop import RMSprop as RMSprop
     from optizoo.zoo.rprop import Rprop as Rprop
+    from optizoo.zoo.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from optizoo.zoo.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
 
@@ -55,7 +58,7 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = ("backends", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
+_MODULES = ("backends", "combinators", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
 
 sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
 

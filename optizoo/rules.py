@@ -28,9 +28,14 @@ from optizoo.zoo.adamax import adamax as adamax
 from optizoo.zoo.lion import lion as lion
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
+from optizoo.zoo.prodigy import prodigy as prodigy
 from optizoo.zoo.radam import radam as radam
 from optizoo.zoo.rmsprop import rmsprop as rmsprop
 from optizoo.zoo.rprop import rprop as rprop
+from optizoo.zoo.schedulefree import schedulefree_adamw as schedulefree_adamw
+from optizoo.zoo.schedulefree import schedulefree_adamw_evaluated as schedulefree_adamw_evaluated
+from optizoo.zoo.schedulefree import schedulefree_evaluated as schedulefree_evaluated
+from optizoo.zoo.schedulefree import schedulefree_sgd as schedulefree_sgd
 from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd

@@ -60,6 +60,7 @@ FLOORS = {
     "core": 12,
     "zoo": 13,
     "rules": 14,
+    "combinators": 1,
     "custom": 13,
     "groups": 1,
     "testing": 15,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optizoo.core import loading
 from optizoo.core.names import did_you_mean
-from optizoo.core.state import StatefulOptimizer, counted, counts_on_device, share_equal, step_dtype
+from optizoo.core.state import StatefulOptimizer, counted, counts_on_device, share_equal
 
 # What belongs to an option: kept together where a checkpoint is loaded.
 _KEPT_WITH = {

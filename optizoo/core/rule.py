@@ -8,7 +8,6 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 Rule = Callable[..., Any]
 
@@ -25,8 +24,8 @@ class Word(NamedTuple):
     """One word of the rules.
 
     Attributes:
-        call: The method of a tensor that it is; in a loop nothing else is called. Lists have ``torch._foreach_`` of that
-            name, where there is one.
+        call: The method of a tensor that it is; in a loop nothing else is called. Lists have ``torch._foreach_`` of
+            that name, where there is one.
         scalar: The name of its number, or ``None`` where it takes tensors only.
         c: Its expression in C: {0} {1} {2} are the operands, {s} the scalar. The fma stand where the vector code of
             torch has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to

@@ -41,6 +41,11 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     return torch.where(condition, yes, no) if isinstance(condition, torch.Tensor) else (yes if condition else no)
 
 
+def summed(a: Any) -> Any:
+    """Return the sum of all elements; a number is its own."""
+    return a.sum() if isinstance(a, torch.Tensor) else a
+
+
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
     """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
 

@@ -90,9 +90,9 @@ class ScheduleFreeSGD(RuleOptimizer):
     x, and ``optimizer.train()`` before it goes on; or evaluate ``with optimizer.evaluating():``. Rules:
     :func:`optizoo.rules.schedulefree_sgd`, :func:`optizoo.rules.schedulefree_evaluated`, with their source.
 
-    After 1000 steps in float64 schedulefree 1.4.1 has the same bits, y and x. It overwrites ``p.grad``; its ``train()`` brings back
-    y rounded; a checkpoint of its train mode looks like any other, while the model's holds y. It counts steps once for
-    a group, here each parameter counts those that it makes.
+    After 1000 steps in float64 schedulefree 1.4.1 has the same bits, in y and x. It overwrites ``p.grad``; its
+    ``train()`` brings back y rounded; a checkpoint of its train mode looks like any other, while the model's holds y.
+    It counts the steps of a group, here each parameter counts those that it makes.
 
     Args:
         momentum: β, from 0 (y is z) to 1 (y is x).
@@ -102,7 +102,8 @@ class ScheduleFreeSGD(RuleOptimizer):
         weight_lr_power: p, power of the largest rate so far in them; 0 lets warm-up count as much as the rest.
 
     Attributes:
-        state: Per parameter ``step``, ``z``, ``weight_sum``, ``lr_max``; ``average`` at β = 0; ``trained`` in eval mode.
+        state: Per parameter ``step``, ``z``,
+            ``weight_sum``, ``lr_max``; ``average`` at β = 0, ``trained`` in eval mode.
 
     Example:
         >>> import torch, optizoo
