@@ -5,7 +5,7 @@ hundred; ``optizoo verify --full`` takes a thousand for all of them.
 """
 
 import inspect
-from collections.abc import Generator
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def with_precise_lr(options: dict) -> dict:
     return {**options, "lr": lr.double()} if isinstance(lr, torch.Tensor) else options
 
 
-def alone(results: Generator) -> tuple:
+def alone(results: Any) -> tuple:
     """Return what a rule returns that sums over a model of one weight."""
     try:
         part = next(results)

@@ -115,7 +115,7 @@ def test_both_may_be_called_twice(make):
 def test_within_with(make):
     """``evaluating`` comes back, from errors too, and to eval mode where it was begun there."""
     optimizer = trained_for(make)
-    before = bits(optimizer)
+    before, there = bits(optimizer), []
     with pytest.raises(KeyError), optimizer.evaluating():  # noqa: PT012
         there = bits(optimizer)
         with optimizer.evaluating():

@@ -35,7 +35,7 @@ def step(optimizer: Any, params: list[Parameter], number: int, missing: tuple[in
     optimizer.step()
 
 
-def reference(params: list[Parameter], **options: Any) -> Any:
+def reference(params: Any, **options: Any) -> Any:
     prodigyopt = pytest.importorskip("prodigyopt", reason="pip install 'optizoo[oracles]'")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its decay
         return prodigyopt.Prodigy(params, **options)
@@ -104,7 +104,7 @@ def test_two_rates():
 
 
 def test_a_checkpoint_goes_on():
-    """After a load all parameters have one d again, one that joins only then too; no number is shared with the other."""
+    """After a load all parameters have one d again, one that joins only then too; no number is shared."""
     params = weights()
     optimizer = optizoo.Prodigy(params, d0=1e-3)
     for number in range(5):

@@ -97,12 +97,12 @@ class StatefulOptimizer(GroupedOptimizer):
         for group in self.param_groups:
             completed = self.complete(group)
             made_by_rule = self._sorted_states(self.rule_for(completed), completed)[2]
-            for store in map(self.state.get, group["params"] if made_by_rule and self.counts_steps else ()):
-                step = store.get("step") if isinstance(store, Mapping) else None
-                if not isinstance(step, Tensor) or step.is_meta or hasattr(step, "fake_mode") or step.item():
-                    continue
-                for name in store.keys() & set(made_by_rule):
-                    del store[name]
+            for param in group["params"] if made_by_rule and self.counts_steps else ():
+                store: Any = self.state.get(param, {})
+                step = store.get("step")
+                if isinstance(step, Tensor) and not (step.is_meta or hasattr(step, "fake_mode") or step.item()):
+                    for name in store.keys() & set(made_by_rule):
+                        del store[name]
 
     def _share_counters(self, group: Mapping[str, Any], params: Sequence[Tensor]) -> None:
         """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
