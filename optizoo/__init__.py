@@ -29,14 +29,19 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.schedulers import ScheduleLR as ScheduleLR
     from optizoo.zoo import create as create
     from optizoo.zoo import list_optimizers as list_optimizers
+    from optizoo.zoo.adabelief import AdaBelief as AdaBelief
     from optizoo.zoo.adadelta import Adadelta as Adadelta
     from optizoo.zoo.adagrad import Adagrad as Adagrad
     from optizoo.zoo.adam import Adam as Adam
     from optizoo.zoo.adam import AdamW as AdamW
     from optizoo.zoo.adamax import Adamax as Adamax
+    from optizoo.zoo.adan import Adan as Adan
+    from optizoo.zoo.ademamix import AdEMAMix as AdEMAMix
+    from optizoo.zoo.adopt import ADOPT as ADOPT
     from optizoo.zoo.lion import Lion as Lion
     from optizoo.zoo.nadam import NAdam as NAdam
     from optizoo.zoo.prodigy import Prodigy as Prodigy
+    from optizoo.zoo.qhadam import QHAdam as QHAdam
     from optizoo.zoo.radam import RAdam as RAdam
     from optizoo.zoo.rmsprop import RMSprop as RMSprop
     from optizoo.zoo.rprop import Rprop as Rprop
@@ -44,6 +49,8 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
+    from optizoo.zoo.signum import Signum as Signum
+    from optizoo.zoo.yogi import Yogi as Yogi
 
 __version__ = "0.1.0"
 

@@ -32,6 +32,8 @@ Values are written as in TOML, where quotes may be left out; several make a list
 VERIFY_EPILOG = """
 By default every pair of option values is tried, in as few combinations as that takes and in 100 steps, with every
 backend and type: a minute or so on two cores. --full tries every combination, in 1000 steps.
+
+--references holds the loops against the same optimizers of other packages (pip install 'optizoo[oracles]').
 """
 LAB_EPILOG = """
   optizoo lab list                                        name the experiments
@@ -134,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--jobs", type=_positive, help="processes that share the work (default: one a core, at most 4)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
+    verify.add_argument(
+        "--references",
+        action="store_true",
+        help="hold the loops against those of other packages instead, in float64 (default: 1000 steps)",
+    )
     verify.set_defaults(run=_verify)
 
     epilog = OVERRIDES.format(command="train", file="RUN.toml", example="--optimizer.betas 0.9 0.99")
@@ -219,6 +226,8 @@ def _list(_: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from optizoo.testing import verify as matrix
 
+    if options.references:
+        return _verify_references(options)
     device, dtypes = _device(options.device), [DTYPES[name] for name in options.dtype]
     _check_file(options.json)
     steps = options.steps or (matrix.FULL_STEPS if options.full else matrix.STEPS)
@@ -237,14 +246,43 @@ def _verify(options: argparse.Namespace) -> int:
         "every combination of options" if options.full else "every pair of option values (--full: every combination)"
     )
     print(f"{extent}; {steps} steps where bits are compared, up to half as many elsewhere")
-    if options.json is not None:
-        record = matrix.as_json(results, device, jobs)
-        text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
-        try:
-            options.json.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:  # what fails on an open file does not name it
-            raise OSError(error.errno, error.strerror, str(options.json)) from error
+    _write_cells(options.json, matrix.as_json(results, device, jobs))
     return 1 if failures else 0
+
+
+def _verify_references(options: argparse.Namespace) -> int:
+    from optizoo.testing import references
+
+    if options.full or options.jobs or options.device != "cpu" or options.dtype != list(DTYPES):
+        raise UsageError(
+            "--references runs loops in float64 on the CPU: leave out --full, --jobs, --device and --dtype"
+        )
+    _check_file(options.json)
+    rows = [*_watched(references.compare(steps=options.steps or references.STEPS), references.count_rows())]
+    missing = sorted({row.distribution for row in rows if not row.version})
+    if not any(row.version for row in rows):
+        raise ImportError(f"none of {', '.join(missing)} is installed: pip install 'optizoo[oracles]'")
+    print(references.format_references(rows, every_row=options.verbose))
+    failures = [row for row in rows if row.verdict == "FAIL"]
+    for row in failures:
+        print(f"FAIL {row.optimizer}({row.options}) beside {row.reference}: {row.message or 'they differ'}")
+    for name in missing:
+        print(f"{name} is not installed: pip install 'optizoo[oracles]'")
+    verdict = f"{len(failures)} of {len(rows)} rows fail" if failures else f"all {len(rows)} rows pass"
+    print(f"torch {torch.__version__}: {verdict}; {references.ASKED:g} of the way is asked for where no fault is named")
+    _write_cells(options.json, references.as_json(rows))
+    return 1 if failures else 0
+
+
+def _write_cells(file: Path | None, record: dict[str, Any]) -> None:
+    """Write a record of a verification to a JSON file, if one is wanted."""
+    if file is None:
+        return
+    text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:  # what fails on an open file does not name it
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _cores() -> int:

@@ -20,15 +20,20 @@ from typing import Any
 
 from optizoo import zoo as _zoo
 from optizoo.core.decay import regularized as regularized
+from optizoo.zoo.adabelief import adabelief as adabelief
 from optizoo.zoo.adadelta import adadelta as adadelta
 from optizoo.zoo.adagrad import adagrad as adagrad
 from optizoo.zoo.adam import adam as adam
 from optizoo.zoo.adam import adamw as adamw
 from optizoo.zoo.adamax import adamax as adamax
+from optizoo.zoo.adan import adan as adan
+from optizoo.zoo.ademamix import ademamix as ademamix
+from optizoo.zoo.adopt import adopt as adopt
 from optizoo.zoo.lion import lion as lion
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
 from optizoo.zoo.prodigy import prodigy as prodigy
+from optizoo.zoo.qhadam import qhadam as qhadam
 from optizoo.zoo.radam import radam as radam
 from optizoo.zoo.rmsprop import rmsprop as rmsprop
 from optizoo.zoo.rprop import rprop as rprop
@@ -39,6 +44,8 @@ from optizoo.zoo.schedulefree import schedulefree_sgd as schedulefree_sgd
 from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd
+from optizoo.zoo.signum import signum as signum
+from optizoo.zoo.yogi import yogi as yogi
 
 
 def __getattr__(name: str) -> Any:  # the rules of pages that are not named above

@@ -273,8 +273,8 @@ def proximal(optimizer, params, turn):
 
 
 def mode(optimizer, params, turn):
-    modes = ("coupled", "independent", "decoupled")
-    optimizer.param_groups[0].update(weight_decay_mode=modes[turn % 3], max_lr=1.0)
+    modes = ("coupled", "independent", "decoupled", "cautious")
+    optimizer.param_groups[0].update(weight_decay_mode=modes[turn % 4], max_lr=1.0)
 
 
 def independent_schedule(optimizer, params, turn):

@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-import torch.multiprocessing
+import torch.multiprocessing  # which lets tensors travel
 from torch.nn import Parameter
 
 import optizoo
 from optizoo.testing import has_torch_twin, torch_twin
+from tests.processes import context
 from tests.zoo import FEW, assert_same_state, feed, parameters, run
 
 TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
@@ -147,7 +148,7 @@ def test_any_container(name, options, container):
 
 @pytest.mark.parametrize("number", [3, 3.0, torch.tensor(3.0, dtype=torch.float64), torch.tensor([3.0])], ids=repr)
 @pytest.mark.parametrize(
-    ("name", "options"), [case for case in FEW if case.values[0] not in ("sgd", "momentum", "lion")]
+    ("name", "options"), [case for case in FEW if case.values[0] not in ("sgd", "momentum", "signum", "lion")]
 )
 def test_steps_that_are_numbers(name, options, number):
     """A step, or a product beside it, that is a plain number, as torch saved it before 1.12, loads, and can be set."""
@@ -228,7 +229,7 @@ def test_share_memory():
         optimizer.share_memory()
         assert all(optimizer.state[param]["sum"].is_shared() for param in params)
         run(optimizer, range(4, 6))
-        child = torch.multiprocessing.get_context("spawn").Process(target=_child, args=(optimizer, range(6, 8)))
+        child = context().Process(target=_child, args=(optimizer, range(6, 8)))
         child.start()
         child.join()
         assert child.exitcode == 0

@@ -16,11 +16,10 @@ from optizoo.core.rule import schema as read_schema
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
 from optizoo.testing.verify import DTYPES, FULL_STEPS, verify
 from optizoo.zoo import optimizer_class
-from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id
+from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id, in_types
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize(("name", "options"), WITH_TWIN)
+@pytest.mark.parametrize(("name", "options", "dtype"), in_types(WITH_TWIN, DTYPES))
 def test_bit_equal_to_torch(name, options, dtype, request):
     """After every step, parameters and states of loop and foreach are those of torch's loop, bit for bit.
 

@@ -2,8 +2,6 @@
 
 import copy
 import gc
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +18,12 @@ import optizoo
 from optizoo.backends import fused, loop
 from optizoo.backends.trace import Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
+from optizoo.core.rule import WORDS
 from optizoo.testing import Run, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
 from optizoo.testing.verify import option_combinations
 from optizoo.zoo import optimizer_class
-from optizoo.core.rule import WORDS
+from tests.processes import Started
 from tests.zoo import COMBINATIONS, FEW, assert_same_state, feed, parameters, run
 
 pytestmark = pytest.mark.skipif(fused.unavailable() is not None, reason=f"no fused kernels: {fused.unavailable()}")
@@ -607,7 +606,7 @@ def test_grad_scaler(name, options, overflow_at):
 # The process ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_openmp_runtime():
+def test_one_openmp_runtime(tmp_path):
     """After a step over many elements on two threads, the OpenMP runtimes in the process are those torch brought."""
     code = """
 import torch, optizoo
@@ -625,8 +624,8 @@ assert "fused" in optizoo.explain(optimizer)
 assert runtimes() == before, (before, runtimes())
 print(len(before))
 """
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "1"
+    output, errors = Started(code, tmp_path).communicate()
+    assert (output.strip(), errors) == ("1", "")
 
 
 def test_a_step_needs_no_memory():

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import optizoo
 from optizoo import rules
 from optizoo.backends import build, emit_c, finite, fused, proof, reader
 from optizoo.backends.trace import Operation, Program, trace
+from tests.processes import Started
 from tests.zoo import parameters, run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the compilers of these tests are shell scripts")
@@ -546,11 +546,9 @@ print(params[-1].tolist())
 """
 
 
-def started(cache: Path, code: str = PROBE, **environment: str) -> subprocess.Popen[str]:
+def started(cache: Path) -> Started:
     """Start a fresh process with a cache."""
-    variables = {**os.environ, "OPTIZOO_CACHE": str(cache), **environment}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=variables)
+    return Started(PROBE, cache.parent, OPTIZOO_CACHE=str(cache))
 
 
 @needs_compiler

@@ -19,7 +19,7 @@ from scripts import zoo_table
 from tests.zoo import assert_same_state, parameters, run
 
 PAGE = '''
-"""Signum, the sign of a momentum."""
+"""Compass, the sign of a momentum."""
 
 from typing import Any, Unpack
 
@@ -30,8 +30,8 @@ from optizoo.core.declaration import constructor
 from optizoo.core.options import Decaying
 
 
-def signum(param, grad, exp_avg, *, lr, momentum, weight_decay, warm, bounds):
-    """Signum: m ← μm + (1-μ)g; θ ← θ - α sign(m).
+def compass(param, grad, exp_avg, *, lr, momentum, weight_decay, warm, bounds):
+    """Compass: m ← μm + (1-μ)g; θ ← θ - α sign(m).
 
     Source: Bernstein et al. (2018), https://arxiv.org/abs/1802.04434.
     """
@@ -41,16 +41,16 @@ def signum(param, grad, exp_avg, *, lr, momentum, weight_decay, warm, bounds):
     return param.add((exp_avg if warm else exp_avg.sign()).clamp_max(bounds[1]), alpha=-lr), exp_avg
 
 
-class Signum(RegularizedOptimizer):
-    r"""Signum, which moves along the sign of a momentum; not in torch.
+class Compass(RegularizedOptimizer):
+    r"""Compass, which moves along the sign of a momentum; not in torch.
 
     Args:
         warm: Take the momentum itself.
         bounds: Smallest and largest step.
     """
 
-    rule = staticmethod(signum)
-    order = 1.5
+    rule = staticmethod(compass)
+    order = 1.25
     counts_steps = False
 
     @constructor
@@ -71,12 +71,12 @@ class Signum(RegularizedOptimizer):
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A zoo with a page more, in another folder; nothing else is told."""
-    tmp_path.joinpath("signum.py").write_text(PAGE.lstrip(), encoding="utf-8")
+    tmp_path.joinpath("compass.py").write_text(PAGE.lstrip(), encoding="utf-8")
     monkeypatch.setattr(zoo, "__path__", [*zoo.__path__, str(tmp_path)])
     importlib.invalidate_caches()
     yield
-    sys.modules.pop("optizoo.zoo.signum", None)
-    zoo.__dict__.pop("signum", None)
+    sys.modules.pop("optizoo.zoo.compass", None)
+    zoo.__dict__.pop("compass", None)
 
 
 @pytest.mark.usefixtures("page")
@@ -85,16 +85,16 @@ class TestANewPage:
 
     def test_names(self):
         """It is listed where it says, found by name, and exported; its rule is among the rules."""
-        assert optizoo.list_optimizers()[:4] == ["sgd", "momentum", "signum", "lion"]
-        kind: Any = optizoo.Signum  # pyright: ignore[reportAttributeAccessIssue]
-        assert type(optizoo.create("signum", torch.nn.Linear(2, 1), warm=True)) is kind
-        assert "Signum" in dir(optizoo)
-        assert rules.signum is kind.rule  # pyright: ignore[reportAttributeAccessIssue]
-        assert "signum" in dir(rules)
+        assert optizoo.list_optimizers()[:4] == ["sgd", "momentum", "compass", "signum"]
+        kind: Any = optizoo.Compass  # pyright: ignore[reportAttributeAccessIssue]
+        assert type(optizoo.create("compass", torch.nn.Linear(2, 1), warm=True)) is kind
+        assert "Compass" in dir(optizoo)
+        assert rules.compass is kind.rule  # pyright: ignore[reportAttributeAccessIssue]
+        assert "compass" in dir(rules)
 
     def test_help(self):
         """Signature and help show every option, its own and the shared ones, each with its sentence."""
-        kind: Any = zoo.optimizer_class("signum")
+        kind: Any = zoo.optimizer_class("compass")
         names = ["params", "lr", "momentum", "weight_decay", *("maximize", "foreach", "differentiable", "fused")]
         names += ["capturable", "warm", "bounds", "weight_decay_mode", "l1", "nonfinite"]
         assert [*inspect.signature(kind).parameters] == names
@@ -111,22 +111,22 @@ class TestANewPage:
             ({"momentum": 2}, "momentum must be from 0 to 1"),
         ):
             with pytest.raises((TypeError, ValueError), match=message):
-                zoo.create("signum", parameters(), **options)
-        with pytest.raises(TypeError, match=r"Unknown option 'momentun' = 0\.5 of Signum; did you mean 'momentum'"):
-            zoo.optimizer_class("signum")(parameters(), momentun=0.5)  # pyright: ignore[reportCallIssue]
+                zoo.create("compass", parameters(), **options)
+        with pytest.raises(TypeError, match=r"Unknown option 'momentun' = 0\.5 of Compass; did you mean 'momentum'"):
+            zoo.optimizer_class("compass")(parameters(), momentun=0.5)  # pyright: ignore[reportCallIssue]
 
     def test_steps_and_checkpoints(self):
         """It steps alike in every backend, and goes on from a checkpoint, a copy and a pickle to the bit."""
         options = {"lr": 0.01, "weight_decay": 0.1, "l1": 0.01}
         loop, lists, kernel = (
-            zoo.create("signum", parameters(), **options, **backend)
+            zoo.create("compass", parameters(), **options, **backend)
             for backend in ({"foreach": False}, {"foreach": True}, {})
         )
         for optimizer in (loop, lists, kernel):
             run(optimizer, range(5))
         assert_same_state(lists, loop)
         assert_same_state(kernel, loop)
-        saved = zoo.create("signum", [param.detach().clone() for param in loop.param_groups[0]["params"]])
+        saved = zoo.create("compass", [param.detach().clone() for param in loop.param_groups[0]["params"]])
         saved.load_state_dict(loop.state_dict())
         for other in (saved, copy.deepcopy(loop), pickle.loads(pickle.dumps(loop))):
             twin = copy.deepcopy(loop)
@@ -137,14 +137,14 @@ class TestANewPage:
     def test_documentation(self):
         """README's table has its row."""
         paper = "[Bernstein et al. 2018](https://arxiv.org/abs/1802.04434)"
-        row = f"| `Signum` | m ← μm + (1-μ)g; θ ← θ - α sign(m) | {paper} | `exp_avg` | – |"
+        row = f"| `Compass` | m ← μm + (1-μ)g; θ ← θ - α sign(m) | {paper} | `exp_avg` | – |"
         assert row in zoo_table.format_markdown()
 
     def test_the_zoo_forgets_it(self, monkeypatch: pytest.MonkeyPatch):
         """Where its folder is gone, so is the optimizer."""
         monkeypatch.undo()
-        assert "signum" not in optizoo.list_optimizers()
-        assert not hasattr(optizoo, "Signum")
+        assert "compass" not in optizoo.list_optimizers()
+        assert not hasattr(optizoo, "Compass")
 
 
 CLASSES: list[Any] = list(zoo.classes().values())

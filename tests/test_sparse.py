@@ -179,6 +179,7 @@ def test_coupled_decay_is_refused(name):
     [
         {"weight_decay": 0.1, "weight_decay_mode": "decoupled"},
         {"weight_decay": 1e-3, "weight_decay_mode": "independent"},
+        {"weight_decay": 0.2, "weight_decay_mode": "cautious"},
         {"l1": 0.1},
     ],
     ids=lambda options: next(iter(reversed(options))),

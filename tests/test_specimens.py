@@ -28,14 +28,14 @@ PAGE = '''
 from optizoo.custom import from_rule
 
 
-def signum(param, grad, *, lr, weight_decay):
+def compass(param, grad, *, lr, weight_decay):
     """Source: Bernstein et al. (2018), https://arxiv.org/abs/1802.04434."""
     if weight_decay:
         grad = grad.add(param, alpha=weight_decay)
     return (param.add(grad.sign(), alpha=-lr),)
 
 
-Signum = from_rule(signum, "Signum", lr=0.01, weight_decay=0)
+Compass = from_rule(compass, "Compass", lr=0.01, weight_decay=0)
 '''
 SPECIMEN = '''
 """Signs of the gradient."""
@@ -45,71 +45,71 @@ from optizoo.testing.specimen import Specimen
 from optizoo.testing.textbook import sign
 
 
-def signum(theta, g, *, lr, weight_decay):
+def compass(theta, g, *, lr, weight_decay):
     """Bernstein et al. (2018)."""
     return (theta - lr * sign(g + weight_decay * theta),)
 
 
-SIGNUM = Specimen(
-    name="signum", textbook=(signum,), mutants=(Mutant("signum-no-sign", "signum", "grad.sign()", "grad"),)
+COMPASS = Specimen(
+    name="compass", textbook=(compass,), mutants=(Mutant("compass-no-sign", "compass", "grad.sign()", "grad"),)
 )
 '''
 
 
 @pytest.fixture
-def signum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def compass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A page and a specimen in a temporary folder: nothing else knows of the optimizer."""
     for module, text in ((zoo, PAGE), (package, SPECIMEN)):
         folder = tmp_path / module.__name__
         folder.mkdir()
-        (folder / "signum.py").write_text(text, encoding="utf-8")
+        (folder / "compass.py").write_text(text, encoding="utf-8")
         monkeypatch.setattr(module, "__path__", [*module.__path__, str(folder)])
     importlib.invalidate_caches()
     yield
     for module in (zoo, package):
-        sys.modules.pop(f"{module.__name__}.signum", None)
-        vars(module).pop("signum", None)
+        sys.modules.pop(f"{module.__name__}.compass", None)
+        vars(module).pop("compass", None)
 
 
-def test_a_new_optimizer_is_a_page_and_a_specimen(signum):
+def test_a_new_optimizer_is_a_page_and_a_specimen(compass):
     """An optimizer of two new files is found by everything: list, oracle, textbook, options, mutants."""
-    assert "signum" in optizoo.list_optimizers()
-    assert not has_torch_twin("signum")
-    assert textbook.signum(1.0, -3.0, lr=0.25, weight_decay=0) == (1.25,)
-    cases = [options for name, options in option_combinations() if name == "signum"]
+    assert "compass" in optizoo.list_optimizers()
+    assert not has_torch_twin("compass")
+    assert textbook.compass(1.0, -3.0, lr=0.25, weight_decay=0) == (1.25,)
+    cases = [options for name, options in option_combinations() if name == "compass"]
     assert [case for case in cases if "lr" not in case] == product(
         {"weight_decay": (0, 0.05), "maximize": (False, True)}
     )
-    (mutant,) = (mutant for mutant in mutants.MUTANTS if mutant.optimizer == "signum")
+    (mutant,) = (mutant for mutant in mutants.MUTANTS if mutant.optimizer == "compass")
     with pytest.raises(AssertionError, match="T2"):
         assert_equivalent(mutant.build, mutant.reference)
 
 
-def test_a_new_optimizer_is_verified(signum):
+def test_a_new_optimizer_is_verified(compass):
     """Its cells stand in the table of ``verify`` and pass, in this process, and the same ones in others.
 
     Tensors among the options arrive there, and the folders of new pages are known.
     """
-    cases = [(name, options) for name, options in option_combinations(pairs=True) if name in ("signum", "rprop")]
+    cases = [(name, options) for name, options in option_combinations(pairs=True) if name in ("compass", "rprop")]
     here, apart = (list(verify([torch.float64], steps=4, combinations=cases, jobs=jobs)) for jobs in (1, 2))
-    assert {(result.optimizer, result.backend) for result in here} >= {("signum", "loop"), ("signum", "foreach")}
+    assert {(result.optimizer, result.backend) for result in here} >= {("compass", "loop"), ("compass", "foreach")}
     assert [result.message for result in here if not result.passed] == []
     assert [str(result) for result in apart] == [str(result) for result in here]  # NaN is not equal to itself
 
 
-def test_an_optimizer_without_specimen_fails(signum, monkeypatch: pytest.MonkeyPatch):
+def test_an_optimizer_without_specimen_fails(compass, monkeypatch: pytest.MonkeyPatch):
     """A page without a specimen is a cell that fails, in every type: nothing says what it should compute."""
     monkeypatch.setattr(package, "__path__", package.__path__[:1])
-    cases = [(name, options) for name, options in option_combinations() if name == "signum"]
+    cases = [(name, options) for name, options in option_combinations() if name == "compass"]
     (result,) = verify([torch.float64], steps=10, combinations=cases)
     assert not result.passed
     assert "write its specimen" in result.message
-    assert not has_torch_twin("signum")
+    assert not has_torch_twin("compass")
 
 
 def test_two_specimens_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A second specimen of an optimizer is an error: which of them holds would depend on names of files."""
-    (tmp_path / "second.py").write_text(SPECIMEN.replace("signum", "lion"), encoding="utf-8")
+    (tmp_path / "second.py").write_text(SPECIMEN.replace("compass", "lion"), encoding="utf-8")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     with pytest.raises(ValueError, match="second specimen of 'lion'"):
         specimens()

@@ -38,7 +38,7 @@ def test_a_mutant_fails_for_its_mistake_alone(mutant):
 
 
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
-@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 13)])
+@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 28)])
 def test_how_many_mutants_a_tier_sees(tier, missed, pytestconfig):
     """The docstring of ``assert_equivalent`` says how many mutants each tier lets pass; more steps see no more."""
     steps, passed = 100 if pytestconfig.getoption("--slow") else FEW_STEPS, []
@@ -100,13 +100,13 @@ def test_a_textbook_rewrite_is_accepted(name, options):
 
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
 @pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
-def test_the_zoo_passes_all_tiers(name, options):
+def test_the_zoo_passes_all_tiers(name, options, pytestconfig):
     """Every rule passes T1 to T4 against torch in every type that a tier has."""
     assert_equivalent(
         lambda params: optizoo.create(name, params, foreach=False, **options),
         lambda params: torch_twin(name, params, foreach=False, **options),
         tiers=["T1", "T2", "T3", "T4"],
-        steps=50,
+        steps=50 if pytestconfig.getoption("--slow") else FEW_STEPS,
     )
 
 

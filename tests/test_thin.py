@@ -62,12 +62,10 @@ def test_parameters_given_together_are_one():
 
 
 def test_what_cannot_be_thinned_stays():
-    """Of a single case, as when it is asked for by name, of slow ones and of other tests nothing is taken away."""
-    items = cases({"a": A, "b": B})
-    assert len(left(items[5:6])) == 1
-    for item in items:
-        item.keywords["slow"] = True
-    assert len(left(items)) == len(items)
-    for item in items:
-        item.keywords.clear()
-    assert len(left(items)) == len(items)
+    """Of a single case, as when it is asked for by name, of slow ones, on a GPU and of other tests nothing is taken."""
+    assert len(left(cases({"a": A, "b": B})[5:6])) == 1
+    for keywords in ({"thin": True, "slow": True}, {"thin": True, "gpu": True}, {}):
+        items = cases({"a": A, "b": B})
+        for item in items:
+            item.keywords = keywords
+        assert len(left(items)) == len(items)

@@ -18,8 +18,8 @@ from optizoo import rules
 from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
 from optizoo.backends.build import BuildError
 from optizoo.backends.trace import Operation, Program, trace
-from optizoo.testing.ulp import identical
 from optizoo.core.rule import WORDS
+from optizoo.testing.ulp import identical
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton; none is installed")
 
@@ -30,6 +30,7 @@ ADAM = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "amsgrad": False, "bias_cor
 DECOUPLED = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "decoupled_weight_decay": True, "step": 3.0}
 MOMENTUM = {**DECAY, "momentum": 0.9, "nesterov": True}
 RMSPROP = {**DECAY, "alpha": 0.99, "eps": 1e-4, "momentum": 0.0, "centered": False, "eps_inside_sqrt": False}
+MOMENTS = {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "step": 3.0}
 NET = {**ADAM, "weight_decay_mode": "independent", "max_lr": 0.1, "l1": 0.5}
 
 
@@ -69,6 +70,7 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
     ),
     "adam-net": (elastic_net(), {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, NET),
     "adamw": (rules.adamw, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": False}, ADAM),
+    "signum": (rules.signum, {"momentum_buffer": True}, {**DECAY, "momentum": 0.9}),
     "lion": (rules.lion, {"exp_avg": True}, {**DECAY, "betas": (0.9, 0.99)}),
     "rprop": (
         rules.rprop,
@@ -77,11 +79,14 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
     ),
     "adagrad": (rules.adagrad, {"sum": True}, {**DECAY, "lr_decay": 0.1, "eps": 1e-4, "step": 3.0}),
     "adadelta": (rules.adadelta, {"square_avg": True, "acc_delta": True}, {**DECAY, "rho": 0.9, "eps": 1e-4}),
+    "adabelief": (rules.adabelief, {"exp_avg": True, "exp_avg_var": True}, MOMENTS),
+    "yogi": (rules.yogi, {"exp_avg": True, "exp_avg_sq": True}, {**MOMENTS, "bias_correction": True}),
     "adamax": (
         rules.adamax,
         {"exp_avg": True, "exp_inf": True},
         {**DECAY, "betas": (0.9, 0.999), "eps": 1e-4, "step": 3.0},
     ),
+    "qhadam": (rules.qhadam, {"exp_avg": True, "exp_avg_sq": True}, {**MOMENTS, "nus": (0.7, 0.9)}),
     "nadam": (
         rules.nadam,
         {"exp_avg": True, "exp_avg_sq": True},
@@ -89,6 +94,22 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
     ),
     "radam-early": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, DECOUPLED),
     "radam": (rules.radam, {"exp_avg": True, "exp_avg_sq": True}, {**DECOUPLED, "step": 100.0}),
+    "adopt-first": (
+        rules.adopt,
+        {"exp_avg": True, "exp_avg_sq": True},
+        {**DECOUPLED, "clip_exponent": 0.25, "step": 1.0},
+    ),
+    "adopt": (rules.adopt, {"exp_avg": True, "exp_avg_sq": True}, {**DECOUPLED, "clip_exponent": 0.25}),
+    "adan": (
+        rules.adan,
+        {"exp_avg": True, "exp_avg_diff": True, "exp_avg_sq": True, "previous_grad": True},
+        {**MOMENTS, "betas": (0.98, 0.92, 0.99), "no_prox": False},
+    ),
+    "ademamix": (
+        rules.ademamix,
+        {"exp_avg_fast": True, "exp_avg_slow": True, "exp_avg_sq": True},
+        {**MOMENTS, "betas": (0.9, 0.999, 0.9999), "alpha": 2.0, "alpha_warmup": 8.0, "beta3_warmup": 8.0},
+    ),
 }
 
 
@@ -194,7 +215,8 @@ def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: tor
     columns = make_columns(program.inputs, dtype, device, grad_dtype=grad_dtype, odd=odd)
     real = torch.float64 if dtype is torch.float64 else torch.float32
     expected = {
-        name: [tensor.to(dtype) for tensor in column] for name, column in looped(case, copied(columns, real)).items()
+        name: [tensor.to(dtype) for tensor in column]
+        for name, column in looped(case, copied(columns, real)).items()
         if isinstance(column[0], Tensor)  # and no running number
     }
     before = copied(columns)
@@ -214,6 +236,7 @@ def test_every_rule_has_a_case():
     }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", RULES)
 def test_rule_equals_loop(check, case, dtype):
@@ -311,6 +334,7 @@ def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> Non
             assert identical(result, expected)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("word", "scalar"),
@@ -629,6 +653,7 @@ def test_unavailable_without_triton(monkeypatch):
 
 
 @needs_triton
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("aligned", [True, False])
 def test_machine_code(monkeypatch, tmp_path, dtype, aligned):

@@ -2,10 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
+
+from tests.processes import Started
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "works_with.py"
 
@@ -53,8 +54,11 @@ def works_with(folder: Path, files: dict[str, str]) -> tuple[subprocess.Complete
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     record = folder.parent / "record.json"
-    command = [sys.executable, str(SCRIPT), "--folder", str(folder), "--json", str(record), "-p", "no:cacheprovider"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder), record
+    code = f"import os, runpy; os.chdir({str(folder)!r}); runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    arguments = ["--folder", str(folder), "--json", str(record), "-p", "no:cacheprovider"]
+    process = Started(code, folder.parent, *arguments)
+    output, errors = process.communicate(300)
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, output, errors), record
 
 
 def test_counts_what_ran(tmp_path: Path):

@@ -1,5 +1,8 @@
 """The table of cases that the tests of the zoo share."""
 
+import inspect
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +10,9 @@ import torch
 from torch.nn import Parameter
 
 from optizoo.testing import has_torch_twin
+from optizoo.testing.pairwise import pairwise
 from optizoo.testing.verify import option_combinations
+from optizoo.zoo import optimizer_class
 
 
 def case_id(name: str, options: dict[str, Any]) -> str:
@@ -27,6 +32,24 @@ COMBINATIONS = [
 WITH_TWIN = [case for case in COMBINATIONS if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 """Those of them that torch has too."""
 
+
+def in_types(cases: Sequence[Any], dtypes: Sequence[torch.dtype]) -> list[Any]:
+    """Return every case in every type; without ``--slow`` so many that every two option values still meet.
+
+    The type is one of the options there.
+    """
+    found = []
+    for name, group in itertools.groupby(cases, lambda case: case.values[0]):
+        rows = [(case, dtype) for case in group for dtype in dtypes]
+        defaults = {key: each.default for key, each in inspect.signature(optimizer_class(name)).parameters.items()}
+        tables = [{**case.values[1], "dtype": str(dtype)} for case, dtype in rows]
+        few = pairwise([row for row, (case, _) in zip(tables, rows, strict=True) if not case.marks], defaults)
+        for row, (case, dtype) in zip(tables, rows, strict=True):
+            marks = [] if any(row is one for one in few) else pytest.mark.slow
+            found.append(pytest.param(*case.values, dtype, id=f"{case.id}-{str(dtype)[6:]}", marks=marks))
+    return found
+
+
 FEW = [
     pytest.param(name, options, id=case_id(name, options))
     for name, options in [
@@ -37,13 +60,20 @@ FEW = [
         ("adam", {"amsgrad": True, "weight_decay": 0.05}),
         ("adam", {"weight_decay": 0.05, "weight_decay_mode": "independent", "l1": 0.1}),
         ("adamw", {}),
+        ("signum", {"weight_decay": 0.05}),
         ("lion", {"weight_decay": 0.05}),
         ("rprop", {}),
         ("adagrad", {"lr_decay": 0.01, "initial_accumulator_value": 0.1}),
         ("adadelta", {}),
+        ("adabelief", {}),
+        ("yogi", {}),
         ("adamax", {}),
+        ("qhadam", {}),
         ("nadam", {}),
         ("radam", {}),
+        ("adopt", {}),
+        ("adan", {"weight_decay": 0.05}),
+        ("ademamix", {"alpha_warmup": 8, "beta3_warmup": 8}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

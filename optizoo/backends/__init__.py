@@ -120,8 +120,12 @@ def fused_obstacle(
         return "a state is sparse"
     if any(tensor.is_neg() for tensor in (param, *states)):
         return "parameter or state is a negated view, whose memory holds the opposite"
-    if any(state.dtype != param.dtype or state.device != param.device for state in states):
+    moments = {state.dtype for state in states} - {torch.int16}
+    wide = (param.dtype is torch.float64) == (moments == {torch.float64})  # all is computed in one type
+    if any(state.device != param.device for state in states) or len(moments) > 1 or not (wide or not moments):
         return f"a state has another type or device than its parameter ({param.dtype} on {param.device})"
+    if any(state.shape != param.shape for state in states):
+        return "a state has another shape than its parameter"
     if not _aligned(param, *states, *(() if grad is None else (grad,))):
         return "parameter, gradient and state do not share strides without holes"
     return fused.unavailable(param.device) if kernel is None else kernel()

@@ -17,8 +17,10 @@ for (int64_t j = from; j < to; j++) {
 }
 """
 
-from optizoo.backends.trace import Operation, Program
-from optizoo.core.rule import WORDS
+from optizoo.backends.emit_c_stages import Texts, expression
+from optizoo.backends.trace import Program
+from optizoo.core.master import FUNCTIONS
+from optizoo.core.rule import NUMBER
 
 # Type of a tensor -> the C type of an element, the type in which it is computed, and how one becomes the other.
 # In 16 bits every operand is widened when it is read and the result rounded once, when it is written.
@@ -35,8 +37,9 @@ _HEAD = """\
 #include <string.h>
 
 typedef {real} real;
-typedef {param} param_t; /* parameters and states */
+typedef {param} param_t;
 typedef {grad} grad_t;
+typedef {state} state_t;
 
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define FMA(a, b, c) __builtin_fma{f}(a, b, c)
@@ -172,7 +175,21 @@ void optizoo_update(
 """
 
 
-def source(program: Program, param: str, grad: str, *, unscale: bool = False) -> str:
+_HALVES = """
+INLINE uint32_t upper(uint32_t bits) { return (bits + 0x8000) & 0xFFFF0000; } /* to nearest, a tie away from zero */
+INLINE float joined(float top, float rest) { return as_float(as_bits(top) + (uint32_t)(int32_t)rest); }
+INLINE float top(float value) {
+    uint32_t bits = as_bits(value);
+    return as_float(pick((bits & 0x7FFFFFFF) > 0x7F800000, bits, upper(bits)));
+}
+INLINE float rest(float value) {
+    uint32_t bits = as_bits(value);
+    return (float)(int32_t)pick((bits & 0x7FFFFFFF) > 0x7F800000, 0, bits - upper(bits));
+}
+"""
+
+
+def source(program: Program, param: str, grad: str, state: str | None = None, *, unscale: bool = False) -> str:
     """Return the C text of a program.
 
     The function is ``optizoo_update(tensors, ends, pointers, scalars, rows, shares, parallel)``. ``pointers`` has a
@@ -181,12 +198,15 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
 
     Args:
         program: What to compute.
-        param: Type of parameters and states, a key of :data:`TYPES`.
+        param: Type of the parameters, a key of :data:`TYPES`.
         grad: Type of the gradients.
+        state: Type of the states, if it is another; but a state ``param_rest`` has 16 bits of whole numbers.
         unscale: Divide the gradient by one more scalar, the last, when it is read.
     """
-    c_param, real, read, write = TYPES[param]
-    c_grad, _, read_grad, _ = TYPES[grad]
+    c_param, real, *own = TYPES[param]
+    c_grad, _, *of_grads = TYPES[grad]
+    c_state, _, *of_states = TYPES[state or param]
+    forms = {"param": ("param_t", *own), "grad": ("grad_t", *of_grads), "param_rest": ("int16_t", "{}", "(int16_t){}")}
     count, fresh = len(program.inputs), fresh_outputs(program)
     columns = [*program.inputs, *(f"new {name}" for name in fresh)]
     scalars = width(program)
@@ -195,37 +215,58 @@ def source(program: Program, param: str, grad: str, *, unscale: bool = False) ->
     if unscale:
         constants.append(f"const real scale = (real)scalars[{scalars}];")
     for index, name in enumerate(columns):
-        kind = "const grad_t *" if name == "grad" else "param_t *"
+        kind = f"{'const ' if name == 'grad' else ''}{forms.get(name, ('state_t',))[0]} *"
         constants.append(f"{kind}p{index} = ({kind})job->pointers[{index} * job->tensors + i];")
 
-    statements = []
+    loads = []
     for index, name in enumerate(program.inputs):
-        value = (read_grad if name == "grad" else read).format(f"p{index}[j]")
-        if name == "grad":
-            value = f"(real){value} / scale" if unscale else f"(real){value}"
-        statements.append(f"const real v{index} = {value}; /* {name} */")
-    for index, operation in enumerate(program.operations, start=count):
-        statements.append(f"const real v{index} = {_expression(operation)};")
+        _, read, _ = forms.get(name, ("state_t", *of_states))
+        value = read.format(f"p{index}[j]")
+        if name not in ("param", *([] if state else program.inputs[2:])):
+            value = f"(real){value}"
+        loads.append(f"{value} / scale" if name == "grad" and unscale else value)
+    stores: dict[int, list[str]] = {}
+    puts = []
     for name, value in program.outputs:
         column = columns.index(name if name in program.inputs else f"new {name}")
-        if name not in program.inputs or value != column:  # else it stays as it is
-            statements.append(f"p{column}[j] = {write.format(f'v{value}')};")
+        if program.rank[value] == NUMBER:
+            puts.append((column, value))
+        elif name not in program.inputs or value != column:  # else it stays as it is
+            write = forms.get(name, ("state_t", *of_states))[2]
+            stores.setdefault(value, []).append(f"p{column}[j] = {write.format(f'v{value}')};")
 
     weights = [f"NEAR((real)scalars[{each.scalar}])" for each in program.operations if each.word == "lerp"]
-    types = {param, grad}
+    near = " && ".join(weights) or "1"
+    types = {param, grad, state or param}
+    halves = any(operation.word in FUNCTIONS for operation in program.operations)
+    head = [
+        "/* " + "\n   ".join(str(program).splitlines()) + " */\n",
+        _HEAD.format(real=real, param=c_param, grad=c_grad, state=c_state, f="f" if real == "float" else ""),
+        _BITS if types & {"bfloat16", "float16"} or halves else "",
+        _BFLOAT16 if "bfloat16" in types else "",
+        _FLOAT16 if "float16" in types else "",
+        _HALVES if halves else "",
+    ]
+    total_width = width(program, unscale=unscale)
+    if not program.elementwise:
+        texts = Texts(
+            program, loads=loads, stores=stores, puts=puts, constants=constants, weights=near, columns=columns,
+            width=total_width,
+        )  # fmt: skip
+        return "".join([*head, texts.text()])
+    statements = [f"const real v{index} = {load}; /* {program.inputs[index]} */" for index, load in enumerate(loads)]
+    for index, operation in enumerate(program.operations, start=count):
+        statements.append(f"const real v{index} = {expression(operation)};")
+    statements += [store for each in stores.values() for store in each]
     return "".join(
         [
-            "/* " + "\n   ".join(str(program).splitlines()) + " */\n",
-            _HEAD.format(real=real, param=c_param, grad=c_grad, f="f" if real == "float" else ""),
-            _BITS if types & {"bfloat16", "float16"} else "",
-            _BFLOAT16 if "bfloat16" in types else "",
-            _FLOAT16 if "float16" in types else "",
-            _JOB.format(columns=", ".join(columns), count=width(program, unscale=unscale)),
+            *head,
+            _JOB.format(columns=", ".join(columns), count=total_width),
             _UPDATE.format(
                 constants="\n    ".join(constants),
                 statements="\n        ".join(statements),
-                near=" && ".join(weights) or "1",
-                count=width(program, unscale=unscale),
+                near=near,
+                count=total_width,
             ),
             _DRIVER,
         ]
@@ -270,8 +311,3 @@ def width(program: Program, *, unscale: bool = False) -> int:
 def fresh_outputs(program: Program) -> tuple[str, ...]:
     """Return the states that the program makes: outputs that are no inputs."""
     return tuple(name for name, _ in program.outputs if name not in program.inputs)
-
-
-def _expression(operation: Operation) -> str:
-    operands = [f"v{operand}" for operand in operation.operands]
-    return WORDS[operation.word].c.format(*operands, s=f"s{operation.scalar}")

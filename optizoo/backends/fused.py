@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,23 +34,34 @@ class Kernel:
 
     Args:
         program: What it computes.
-        dtype: Type of parameters and states.
+        dtype: Type of the parameters.
         grad_dtype: Type of the gradients.
+        state_dtype: Type of the states.
         unscale: It takes one more scalar, by which gradients are divided.
 
     Raises:
         BuildError: It cannot be built here, or does not pass its proof.
     """
 
-    def __init__(self, program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False):
+    def __init__(
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        grad_dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        *,
+        unscale: bool = False,
+    ):
         self.program = program
         self.width = emit_c.width(program, unscale=unscale)
-        text = emit_c.source(program, TYPES[dtype], TYPES[grad_dtype], unscale=unscale)
+        state = None if state_dtype is dtype else TYPES[state_dtype]
+        text = emit_c.source(program, TYPES[dtype], TYPES[grad_dtype], state, unscale=unscale)
 
         def objection(library: ctypes.CDLL, native: bool) -> str | None:
             self._take(library)
             exact = native and proof.rounds_as_torch()
-            return proof.objection(program, dtype, grad_dtype, self._launches, unscale=unscale, exact=exact)
+            options = {"unscale": unscale, "exact": exact, "state_dtype": state_dtype}
+            return proof.objection(program, dtype, grad_dtype, self._launches, **options)
 
         self._take(build.library(text, build.Proof(proof.claim("cpu"), objection)))
 
@@ -113,7 +125,7 @@ class Call(NamedTuple):
     scalars: tuple[Any, ...]
     inputs: Sequence[Sequence[Tensor]]
     made: dict[str, list[Tensor]]
-    numbers: dict[str, Any] = {}
+    numbers: Mapping[str, Any] = MappingProxyType({})
 
     def results(self) -> dict[str, list[Any]]:
         """Return what a bucket keeps: columns of the states that were made, and of the running numbers."""
@@ -122,8 +134,20 @@ class Call(NamedTuple):
     @property
     def kind(self) -> tuple[Any, ...]:
         """What calls of one launch have in common: the program, the types, and where the tensors are."""
+        return *self.signature, self.inputs[0][0].device
+
+    @property
+    def signature(self) -> tuple[Program, torch.dtype, torch.dtype, torch.dtype]:
+        """The program, and the types of parameters, gradients and states."""
         param, grad = self.inputs[0][0], self.inputs[1][0]
-        return self.program, param.dtype, grad.dtype, param.device
+        moments = (column[0] for column in (*self.inputs[2:], *self.made.values()))
+        return self.program, param.dtype, grad.dtype, moment_dtype(param, moments)
+
+
+def moment_dtype(param: Tensor, states: Iterable[Tensor]) -> torch.dtype:
+    """Return the type of the states of a parameter: that of the first that is no rest of 16 bits and no number."""
+    moments = (state.dtype for state in states if state.dtype.is_floating_point and state.shape == param.shape)
+    return next(moments, param.dtype)
 
 
 def call(
@@ -131,6 +155,8 @@ def call(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Columns,
+    *,
+    state_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Call:
     """Return what applies ``rule`` to all parameters; the arguments are those of :func:`optizoo.backends.loop.update`.
@@ -140,16 +166,20 @@ def call(
     """
     present = {name: column is not None for name, column in states.items()}
     program, scalars = trace(rule, present, **options)
-    numbers = running(rule, present, **options)
+    waits = program.outputs[0][0] == TOTAL
+    numbers = {} if waits else running(rule, present, **options)
     inputs = [params, grads, *(column for column in states.values() if column is not None)]
-    return Call(program, scalars, inputs, _fresh(program, params), numbers)
+    return Call(program, scalars, inputs, _fresh(program, params, state_dtype), numbers)
 
 
-def _fresh(program: Program, params: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+def _fresh(program: Program, params: Sequence[Tensor], dtype: torch.dtype | None) -> dict[str, list[Tensor]]:
     """Return memory for the outputs of a program that are no inputs."""
     rank = {name: program.rank[value] for name, value in program.outputs}
     return {
-        name: [torch.empty_like(param) if rank[name] == FULL else torch.empty((), dtype=NUMBERS) for param in params]
+        name: [
+            torch.empty_like(param, dtype=dtype) if rank[name] == FULL else torch.empty((), dtype=NUMBERS)
+            for param in params
+        ]
         for name in emit_c.fresh_outputs(program)
     }
 
@@ -204,7 +234,7 @@ def run(
     program, made = calls[0].program, calls[0].made
     inputs, rows = joined(calls)
     fresh = {name: list(itertools.chain(*(call.made[name] for call in calls))) for name in made}
-    params, grads = inputs[0], inputs[1]
+    params = inputs[0]
     if params[0].is_cuda:
         homes = {**dict(zip(program.inputs, inputs, strict=True)), **fresh}
         outputs = [homes[name] for name, _ in program.outputs]
@@ -215,7 +245,7 @@ def run(
         else:
             fused_cuda.launch(program, scalars, inputs, outputs, rows, **scaling, memory=memory)
     else:
-        kernel = kernel_for(program, params[0].dtype, grads[0].dtype, unscale=grad_scale is not None)
+        kernel = kernel_for(*calls[0].signature, unscale=grad_scale is not None)
         scale = () if grad_scale is None else (float(grad_scale),)
         launch = Launch(kernel, [*inputs, *fresh.values()], rows)
         for row, call in enumerate(calls):
@@ -252,20 +282,27 @@ def update(
     return made.results()
 
 
-_kernels: dict[tuple[Program, torch.dtype, torch.dtype, bool], Kernel | str] = {}  # or why there is none
+_kernels: dict[tuple, Kernel | str] = {}  # or why there is none
 
 
-def kernel_for(program: Program, dtype: torch.dtype, grad_dtype: torch.dtype, *, unscale: bool = False) -> Kernel:
+def kernel_for(
+    program: Program,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    state_dtype: torch.dtype | None = None,
+    *,
+    unscale: bool = False,
+) -> Kernel:
     """Return the kernel of a program; built once in a process.
 
     Raises:
         BuildError: It cannot serve; that too is found out once.
     """
-    key = program, dtype, grad_dtype, unscale
+    key = program, dtype, grad_dtype, state_dtype or dtype, unscale
     known = _kernels.get(key)
     if known is None:
         try:
-            known = Kernel(program, dtype, grad_dtype, unscale=unscale)
+            known = Kernel(*key[:4], unscale=unscale)
         except BuildError as error:
             known = str(error)
         _kernels[key] = known
@@ -280,6 +317,7 @@ def obstacle(
     param: Tensor,
     grad: Tensor,
     *,
+    state_dtype: torch.dtype | None = None,
     maximize: bool = False,
     grad_scale: bool = False,
     found_inf: bool = False,
@@ -292,6 +330,7 @@ def obstacle(
         states: For every state of the rule whether it exists.
         param: One of the parameters.
         grad: Its gradient.
+        state_dtype: Type of the states, if it is another than the parameter's.
         maximize: As in the loop.
         grad_scale: Whether gradients are divided on the way.
         found_inf: Whether the kernel looks for an overflow.
@@ -303,12 +342,14 @@ def obstacle(
             program, scalars = trace(rule, states, maximize=maximize, totals=totals, **options)
             if program.unkerneled is not None:
                 return f"there is no kernel for {program.unkerneled}"
+            if param.is_cuda and state_dtype not in (None, param.dtype):
+                return "there is no kernel for states of another type than the parameters on CUDA"
             if param.is_cuda and not program.elementwise:
                 return "there is no kernel for numbers of whole tensors on CUDA"
             if param.is_cuda:
                 fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
             else:
-                kernel_for(program, param.dtype, grad.dtype, unscale=grad_scale)
+                kernel_for(program, param.dtype, grad.dtype, state_dtype, unscale=grad_scale)
             if program.outputs[0][0] != TOTAL:
                 return None
             totals.append(1.0)  # any number: it is a scalar of the next program

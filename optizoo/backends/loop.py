@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optizoo.core.master import FUNCTIONS
 from optizoo.core.rule import WORDS, check_results, driven, schema
 
 Columns = Mapping[str, Sequence[Tensor] | None]
@@ -130,8 +131,9 @@ def _of_one_type(operands: Sequence[Any]) -> list[Any]:
     """Return parameter, gradient and states in the widest type among them, in which the rule then computes."""
     dtype = operands[0].dtype
     for operand in operands:
-        if operand is not None and operand.dtype != dtype:
-            dtype = torch.promote_types(dtype, operand.dtype)
+        if operand is not None and operand.dtype != dtype:  # a rest of 16 bits is one of float32
+            own = operand.dtype if operand.dtype.is_floating_point or operand.is_complex() else torch.float32
+            dtype = torch.promote_types(dtype, own)
     return [operand if operand is None or operand.dtype == dtype else operand.to(dtype) for operand in operands]
 
 
@@ -242,7 +244,8 @@ class Operand:
 
 def _word(name: str) -> Callable[..., Operand]:
     def call(self, *arguments, **keywords):
-        return Operand(getattr(self.tensor, name)(*map(_tensor, arguments), **keywords))
+        function = FUNCTIONS.get(name) or getattr(Tensor, name)
+        return Operand(function(self.tensor, *map(_tensor, arguments), **keywords))
 
     call.__name__ = name
     call.__doc__ = f"Return what ``torch.Tensor.{name}`` makes of the tensors."

@@ -345,7 +345,7 @@ class _Numbers:
         self.memory = (ctypes.c_double * len(self._places))()
         cells = itertools.chain(*(v if type(v) is tuple else (v,) for k, v in group.items() if k in options))
         self.mutable = any(
-            not isinstance(cell, (int, float, str, type(None))) and not _is_moving(cell) for cell in cells
+            not isinstance(cell, (int, float, str, type(None), torch.dtype)) and not _is_moving(cell) for cell in cells
         )
 
     def operands(self, names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
@@ -434,7 +434,7 @@ def _launched(tasks: Sequence[Task], calls: Sequence[fused.Call]) -> _Launches:
             launches.append((foreach.Launch(first.program, first.inputs), own))
             continue
         columns, rows = fused.joined([call for _, call in pairs])
-        kernel = fused.kernel_for(first.program, columns[0][0].dtype, columns[1][0].dtype)
+        kernel = fused.kernel_for(*first.signature)
         launches.append((fused.Launch(kernel, columns, rows), own))
     return launches
 

@@ -17,13 +17,16 @@ from torch import Tensor
 from optizoo.backends.build import BuildError
 from optizoo.backends.emit_c import fresh_outputs
 from optizoo.backends.trace import Operation, Program
-from optizoo.core.rule import WORDS
+from optizoo.core.rule import NUMBER, WORDS
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change of what a kernel must pass: verdicts in a cache are those of one version."""
 
 LENGTHS = (1, 3, 0, 63, 65, 1021)
 """Elements of the tensors that a kernel is tried on."""
+
+LONG = (40_000, 33_000)
+"""More, for sums in chunks."""
 
 GUARD = 17.0
 """Stands around and between the tensors; nobody may write there."""
@@ -80,6 +83,7 @@ def objection(
     grad_dtype: torch.dtype,
     launches: Launches,
     *,
+    state_dtype: torch.dtype | None = None,
     unscale: bool = False,
     exact: bool = False,
     device: torch.device | str = "cpu",
@@ -90,9 +94,10 @@ def objection(
 
     Args:
         program: What it computes.
-        dtype: Type of parameters and states.
+        dtype: Type of the parameters.
         grad_dtype: Type of the gradients.
         launches: Launches it.
+        state_dtype: Type of the states, if it is another.
         unscale: It takes one more scalar, by which gradients are divided.
         exact: Every bit must be the same.
         device: Where it runs.
@@ -101,27 +106,57 @@ def objection(
     """
     torch.set_flush_denormal(False)
     names = [*program.inputs, *fresh_outputs(program)]
-    types = {name: grad_dtype if name == "grad" else dtype for name in names}
+    types = dict.fromkeys(names, state_dtype or dtype)
+    types |= {"param": dtype, "grad": grad_dtype, **({"param_rest": torch.int16} if "param_rest" in names else {})}
+    of_tensors = {name for name, value in program.outputs if program.rank[value] == NUMBER}
+    types |= dict.fromkeys(of_tensors, torch.float64)
     for case in CASES:
-        spans, inside = _spans([length for length in (*LENGTHS, *lengths) if length or case.empty], case.aligned)
+        more = lengths if program.elementwise else (*lengths, *LONG)
+        spans, inside = _spans([length for length in (*LENGTHS, *more) if length or case.empty], case.aligned)
         inside = inside.to(device)
         before = {name: torch.full((len(inside),), GUARD, dtype=kind, device=device) for name, kind in types.items()}
         for column, name in enumerate(program.inputs):
             numbers = _numbers(case.seed, column, len(inside), types[name]).to(device)
+            if not program.elementwise:
+                numbers = _ordinary(numbers, spans)
             before[name] = torch.where(inside, numbers, before[name])
         scalars = _scalars(program, case, kinds)
-        loop = _Loop(program, scalars, before, case.scale if unscale else None, exact=exact)
+        exact &= program.elementwise
+        loop = _Loop(program, scalars, before, case.scale if unscale else None, spans, exact=exact)
         memories = {name: memory.clone() for name, memory in before.items()}
-        columns = [[memories[name][start:stop] for start, stop in spans] for name in names]
+        columns = [
+            [memories[name][start : max(stop, start + 1) if name in of_tensors else stop] for start, stop in spans]
+            for name in names
+        ]
         for way, writes in launches(columns, [*scalars, case.scale] if unscale else scalars):
             for name, memory in memories.items():
-                wrong = inside & loop.parts(name, memory) if writes else ~_same(memory, before[name])
-                wrong |= ~inside & ~_same(memory, before[name])
+                first = _firsts(spans, len(inside)) if name in of_tensors else inside
+                wrong = first & loop.parts(name, memory) if writes else ~_same(memory, before[name])
+                if name not in of_tensors:
+                    wrong |= ~inside & ~_same(memory, before[name])
                 if bool(wrong.any()):
                     kind = str(dtype).removeprefix("torch.")
                     return f"its kernel differs from the loop in {int(wrong.sum())} numbers of {name!r} ({way}, {kind})"
                 memory.copy_(before[name])
     return None
+
+
+def _ordinary(numbers: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Return numbers of which every second tensor has none that decides its sums alone."""
+    numbers = numbers.clone()
+    for start, stop in spans[::2]:
+        part = numbers[start:stop].double()
+        size = part.abs()
+        numbers[start:stop] = torch.where((size > 1e-3) & (size < 1e3), part, 0.5).to(numbers.dtype)
+    return numbers
+
+
+def _firsts(spans: Sequence[tuple[int, int]], count: int) -> Tensor:
+    """Return where a number of a tensor is: at its first element."""
+    first = torch.zeros(count, dtype=torch.bool, device="cpu")
+    for start, stop in spans:
+        first[start] = stop > start
+    return first
 
 
 def _same(actual: Tensor, expected: Tensor) -> Tensor:
@@ -164,6 +199,8 @@ def _numbers(seed: int, column: int, count: int, dtype: torch.dtype) -> Tensor:
     Most of what states hold is positive, as squares are.
     """
     generator = torch.Generator("cpu").manual_seed(1000 * seed + column)
+    if dtype is torch.int16:
+        return torch.randint(-(2**15), 2**15, (count,), generator=generator, dtype=dtype, device="cpu")
     draw = torch.rand((5, count), generator=generator, dtype=torch.float64, device="cpu")
     limits = torch.finfo(dtype)
     decades = 10 ** (15 * draw[0] - 7.5 if dtype is not torch.float16 else 11 * draw[0] - 7)
@@ -191,6 +228,7 @@ class _Loop:
         scalars: Its scalars.
         before: For every input and every new state, its numbers as they were.
         scale: By which gradients are divided, or ``None``.
+        spans: Where the tensors begin and end.
         exact: Whether every bit must be the same.
     """
 
@@ -200,6 +238,7 @@ class _Loop:
         scalars: Sequence[float],
         before: dict[str, Tensor],
         scale: float | None,
+        spans: Sequence[tuple[int, int]],
         *,
         exact: bool,
     ):
@@ -209,9 +248,15 @@ class _Loop:
         self._values = [before[name].to(real) for name in program.inputs]
         if scale is not None:
             self._values[1] = self._values[1] / torch.full_like(self._values[1], scale)
-        for operation in program.operations:
-            self._values.append(_word(operation, [self._values[each] for each in operation.operands], scalars))
-        self._bounds = None if exact else _bounds(program, scalars, self._values)
+        for number, operation in enumerate(program.operations, start=len(program.inputs)):
+            operands = [self._values[each] for each in operation.operands]
+            if WORDS[operation.word].reduces:
+                self._values.append(_reduced(operation.word, operands[0], spans))
+            else:  # numbers of tensors are in double precision
+                kind = torch.float64 if program.rank[number] == NUMBER else real
+                operands = [each if each.dtype is torch.bool else each.to(kind) for each in operands]
+                self._values.append(_word(operation, operands, scalars))
+        self._bounds = None if exact else _bounds(program, scalars, self._values, spans)
 
     def parts(self, name: str, actual: Tensor) -> Tensor:
         """Return, element by element, where a kernel has left another number than the loop."""
@@ -221,6 +266,15 @@ class _Loop:
         value = self._values[number]
         same = _same(actual, value.to(actual.dtype))
         return ~same if self._bounds is None else ~(same | _within(actual, value, *self._bounds[number]))
+
+
+def _reduced(word: str, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Return a number of every tensor in the place of each of its elements."""
+    found = torch.zeros_like(values, dtype=torch.float64)
+    for start, stop in spans:
+        if stop > start:
+            found[start:stop] = WORDS[word].apply(values[start:stop].double())
+    return found
 
 
 def _word(operation: Operation, operands: Sequence[Tensor], scalars: Sequence[float]) -> Tensor:
@@ -243,7 +297,9 @@ def _root(values: Tensor) -> Tensor:
 # Where torch rounds otherwise ----------------------------------------------------------------------------------------
 
 
-def _bounds(program: Program, scalars: Sequence[float], values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _bounds(
+    program: Program, scalars: Sequence[float], values: Sequence[Tensor], spans: Sequence[tuple[int, int]]
+) -> list[tuple[Tensor, Tensor]]:
     """Return for every value how far from it another order of rounding may end, and whether that can be told."""
     exact = torch.zeros_like(values[0], dtype=torch.float64)
     bounds = [(exact, exact == 0)] * len(program.inputs)
@@ -252,8 +308,13 @@ def _bounds(program: Program, scalars: Sequence[float], values: Sequence[Tensor]
     for operation, value in zip(program.operations, values[len(program.inputs) :], strict=True):
         scalar = 1.0 if operation.scalar is None else abs(scalars[operation.scalar])
         finite = torch.stack([values[operand].isfinite() for operand in operation.operands]).all(0)
+        if WORDS[operation.word].reduces:
+            bounds.append(_moved_number(operation.word, values[operation.operands[0]], bounds[operation.operands[0]],
+                                        spans, eps))  # fmt: skip
+            continue
         # What is not finite goes through all words alike; only what the others do is looked at.
         operands = [values[operand].double().nan_to_num(0, 0, 0) for operand in operation.operands]
+        value = value.double()
         moved, size = _moved(operation.word, operands, [bounds[each][0] for each in operation.operands], scalar, value)
         # Both, torch and the kernel, round up to three times, each by half a unit; and below the normal numbers.
         scale = (1 + scalar) * (1 + sum(operand.abs() for operand in operands[1:]))
@@ -263,6 +324,26 @@ def _bounds(program: Program, scalars: Sequence[float], values: Sequence[Tensor]
         told = torch.stack([bounds[each][1] for each in operation.operands]).all(0) & ~open_ended
         bounds.append((torch.where(value.isfinite(), bound, 0.0), told))
     return bounds
+
+
+def _moved_number(
+    word: str, values: Tensor, bound: tuple[Tensor, Tensor], spans: Sequence[tuple[int, int]], eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the bound of a number of a tensor: however its parts are summed up, and in whatever order."""
+    far, told = torch.zeros_like(values, dtype=torch.float64), torch.ones_like(values, dtype=torch.bool)
+    errors, known = bound
+    for start, stop in spans:
+        if stop == start:
+            continue
+        part, error = values[start:stop].double(), errors[start:stop]
+        if word == "norm":
+            moved, size = error.norm(), part.norm()
+        else:
+            moved, size = (error.max(), part.abs().max()) if word == "amax" else (error.sum(), part.abs().sum())
+        share = 1 / (stop - start) if word == "mean" else 1.0
+        far[start:stop] = (moved + 64 * eps * size.nan_to_num(0, 0, 0)) * share
+        told[start:stop] = bool(known[start:stop].all()) and bool(moved.isfinite())
+    return far, told
 
 
 def _moved(
@@ -311,6 +392,22 @@ def _moved(
             return _moved_quotient(torch.ones_like(a), none, a, da), result
         case "sqrt":
             return torch.minimum(torch.where(da > 0, da / result, 0.0), da.sqrt()), result
+        case "rsqrt":
+            root = a.sqrt()
+            moved = torch.minimum(torch.where(da > 0, da / root, 0.0), da.sqrt())
+            return _moved_quotient(torch.ones_like(a), none, root, moved), result
+        case "gt" | "ge" | "lt" | "le":  # where the sides may change, nothing can be told
+            return torch.where(
+                (da > 0) & ((a - s).abs() <= da) | (da > 0) & ((a + s).abs() <= da), torch.inf, 0.0
+            ), none
+        case "joined" | "top" | "rest":  # of bits: where these are not sure, nothing can be told
+            return torch.where((da > 0) | (db > 0), torch.inf, 0.0), none
+        case "where":
+            return torch.maximum(da, dc), none
+        case "where_scalar":
+            return da, none
+        case "double":
+            return da, none
         case "sign":
             return torch.where((da > 0) & (a.abs() <= da), 2.0, 0.0), none
     raise BuildError(f"there is no proof of {word!r} where torch rounds otherwise")

@@ -631,6 +631,18 @@ class Expr:
         """Record the reciprocal of the square root."""
         return self._recorder.record("rsqrt", self)
 
+    def joined(self, rest):
+        """Record the float32 numbers of which the two are the halves."""
+        return self._recorder.record("joined", self, rest)
+
+    def top(self):
+        """Record the values, rounded to bfloat16."""
+        return self._recorder.record("top", self)
+
+    def rest(self):
+        """Record what is left of the values."""
+        return self._recorder.record("rest", self)
+
     def where(self, mask, other):
         """Record the values where a comparison holds, and ``other`` elsewhere."""
         if isinstance(other, Expr):

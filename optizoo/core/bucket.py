@@ -26,6 +26,7 @@ class Bucket:
     grads: list[Tensor] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)
     counters: list[Tensor] = field(default_factory=list)
+    state_dtype: torch.dtype | None = None
     numbers: list[dict[str, Tensor]] = field(default_factory=list)  # the running numbers of every parameter
     totals: list[Any] = field(default_factory=list)  # the sums over the model that the rule has asked for
 
@@ -45,10 +46,15 @@ class Bucket:
 
     def call(self) -> fused.Call:
         """Return what the bucket asks of a kernel."""
-        return fused.call(self.rule, *self._operands(), **self._arguments())
+        return fused.call(self.rule, *self._operands(), state_dtype=self.state_dtype, **self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
         return {**self.options, "totals": self.totals} if self.totals else self.options
+
+    def _kept(self, name: str, state: Any) -> Any:
+        """Return a new state in the type that the moments of the group have."""
+        wide = self.state_dtype is not None and isinstance(state, Tensor) and state.layout is torch.strided
+        return state.to(self.state_dtype) if wide and state.dim() and name != "param_rest" else state
 
     def keep(self, made: Mapping[str, Sequence[Tensor]], found_inf: Tensor | None = None) -> None:
         """Keep the states that an update has made, and count it: one that fails is not counted.
@@ -61,7 +67,7 @@ class Bucket:
         for name, column in made.items():
             for store, tensor in zip(self.stores, column, strict=True):
                 if name not in numbers:
-                    store[name] = tensor
+                    store[name] = self._kept(name, tensor)
         for step in {id(step): step for step in self.counters}.values():  # on a device many share one
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
         for name in numbers:

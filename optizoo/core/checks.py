@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optizoo.core.names import did_you_mean
@@ -172,6 +173,13 @@ def flag(name: str, value: Any) -> bool:
     if found is None:
         raise TypeError(f"Invalid {name} value: {value!r}; {name} must be True or False")
     return found
+
+
+def optional_dtype(name: str, value: Any) -> torch.dtype | None:
+    """Check a floating type, or ``None``."""
+    if value is None or (isinstance(value, torch.dtype) and value.is_floating_point):
+        return value
+    raise TypeError(f"{name} must be a floating torch.dtype or None, but got {value!r}")
 
 
 def optional_flag(name: str, value: Any) -> bool | None:

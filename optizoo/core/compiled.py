@@ -8,7 +8,7 @@ from torch import Tensor
 from optizoo.core.bucket import Bucket, find_totals
 from optizoo.core.checkpoint import CheckpointedOptimizer
 from optizoo.core.rule import schema
-from optizoo.core.state import has_tensor, scalar
+from optizoo.core.state import has_tensor, scalar, state_dtype
 
 
 class CompiledOptimizer(CheckpointedOptimizer):
@@ -30,7 +30,10 @@ class CompiledOptimizer(CheckpointedOptimizer):
         # The others are read from the group, where torch.compile watches them.
         fixed = {name: completed[name] for name in (*names, "maximize") if group.get(name) is None}
         self._wirings = {**self.__dict__.get("_wirings", {})}
-        self._wirings[index] = rule, tuple(states), tuple(names), fixed, declared.names_step, declared.sums
+        self._wirings[index] = (
+            *(rule, tuple(states), tuple(names), fixed, declared.names_step, state_dtype(completed)),
+            declared.sums,
+        )
         for param in group["params"]:
             if param.grad is None:
                 continue
@@ -57,7 +60,7 @@ class CompiledOptimizer(CheckpointedOptimizer):
             self._init_group(group, index, params, grads)
             work.append((group, params, grads))
         for index, (group, params, grads) in enumerate(work):
-            rule, states, names, fixed, names_step, _ = self._wirings[index]
+            rule, states, names, fixed, names_step, dtype, _ = self._wirings[index]
             options = {name: scalar(fixed[name] if name in fixed else group[name]) for name in names}
             for param, grad in zip(params, grads, strict=True):
                 store = self.state[param] if states or self.counts_steps else {}
@@ -69,7 +72,7 @@ class CompiledOptimizer(CheckpointedOptimizer):
                 numbers["tensor_scalars"] = has_tensor(numbers)
                 numbers["maximize"] = fixed["maximize"] if "maximize" in fixed else group["maximize"]
                 present = {name: store.get(name) is not None for name in states}
-                bucket = Bucket(group, rule, numbers, "loop", present)
+                bucket = Bucket(group, rule, numbers, "loop", present, state_dtype=dtype)
                 bucket.params.append(param)
                 bucket.grads.append(grad)
                 bucket.stores.append(store)

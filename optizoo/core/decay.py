@@ -17,26 +17,32 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
     Coupled, the decay joins the gradient: g ← g + λθ (L2). Decoupled, it shrinks the weights: θ ← (1 - αλ)θ.
     Independent, it is multiplied by what a schedule has left of the rate, not by the rate: θ ← (1 - λ α/α_max)θ.
     Both stand as θ - λθ: in float32 a factor 1 - λ is rounded, and makes of λ = 1e-6 one that is 1.3 % larger.
+    Cautious, it is decoupled, and shrinks only where the update αu does not lengthen: θ ← θ - αu - αλ 1[uθ ≥ 0] θ. What
+    counts as αu is how far the rule has moved θ: where that is rounded to nothing, uθ is 0 and the weight decays.
     The proximal step is θ ← sign(θ) max(|θ| - α l1, 0), as θ - min(max(θ, -α l1), α l1), which is exactly 0 for every
     weight that is not larger than α l1, and NaN for NaN.
     Source: Loshchilov & Hutter (2019), Algorithms 1 and 2, where the schedule η multiplies λ and α does not,
     https://arxiv.org/abs/1711.05101; proximal gradient method: Parikh & Boyd (2014), section 4.2,
-    https://doi.org/10.1561/2400000003.
+    https://doi.org/10.1561/2400000003; cautious: Chen et al. (2025), Algorithm 1, https://arxiv.org/abs/2510.12402.
     """
+    start = param
     if weight_decay and weight_decay_mode == "coupled":
         grad = grad.add(param, alpha=weight_decay)  # g ← g + λθ
     elif weight_decay and weight_decay_mode == "decoupled":
         param = param.add(param, alpha=-lr * weight_decay)  # θ ← θ - αλθ
-    elif weight_decay:
+    elif weight_decay and weight_decay_mode == "independent":
         param = param.add(param, alpha=-lr / max_lr * weight_decay)  # θ ← θ - λ α/α_max θ
     param, *state = rule(param, grad, *state, lr=lr, weight_decay=0, **options)
+    if weight_decay and weight_decay_mode == "cautious":
+        agrees = ((start - param).sign() * start.sign()).clamp_max(0) + 1  # 1[uθ ≥ 0]
+        param = param.addcmul(agrees, start, value=-lr * weight_decay)  # θ ← θ - αu - αλ 1[uθ ≥ 0] θ
     if l1:
         param = param - param.clamp_min(-lr * l1).clamp_max(lr * l1)  # θ ← sign(θ) max(|θ| - α l1, 0)
     return param, *state
 
 
 class RegularizedOptimizer(RuleOptimizer):
-    r"""A :class:`RuleOptimizer` whose weights decay, in one of three modes, and may be drawn to exact zeros.
+    r"""A :class:`RuleOptimizer` whose weights decay, in one of four modes, and may be drawn to exact zeros.
 
     The modes of ``weight_decay_mode``, for a decay λ:
 
@@ -46,6 +52,10 @@ class RegularizedOptimizer(RuleOptimizer):
       decay and its schedule stays, as in Algorithm 2 of Loshchilov & Hutter (2019): weights rest when a schedule ends
       at 0, and λ = 1e-5 does here what 1e-2 does there with α = 1e-3. :math:`\alpha_{max}` is ``max_lr`` of the param
       group: ``initial_lr``, or else ``lr``, as the group was made, until ``OneCycleLR`` or you write another.
+    * ``"cautious"``: decoupled, but only where the update and the weight have one sign or one of them is 0, so that no
+      decay works against the update (Chen et al. 2025, https://arxiv.org/abs/2510.12402): :math:`\theta \leftarrow
+      \theta - \alpha u - \alpha \lambda \, 1[u \theta \ge 0] \, \theta`. Plain SGD keeps its minima, to a share αλ.
+      An update too small for the digits of its weight counts as 0; kernels for 16-bit types have those of float32.
 
     ``l1`` adds the L1 norm, and with a decay makes an elastic net. It is no part of the gradient, where it would make
     weights jump around zero for ever, but a proximal step after the update, the soft threshold
@@ -129,7 +139,7 @@ class RegularizedOptimizer(RuleOptimizer):
             return "decoupled" if group["decoupled_weight_decay"] else "coupled"
         return self.neutral_extras["weight_decay_mode"]
 
-    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+    def wrapped_rule(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule of the optimizer, alone where its own decay is all that is asked for."""
         rule = self.select_rule(group)
         if not group["l1"] and group["weight_decay_mode"] == self._own_mode(group):

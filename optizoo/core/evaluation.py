@@ -1,7 +1,8 @@
 """The second point: optimizers that are judged elsewhere than they step."""
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optizoo.core.checkpoint import CheckpointedOptimizer
+from optizoo.core.master import joined, top
 from optizoo.core.rule import Rule, schema
 from optizoo.core.state import on_host
 
@@ -112,13 +114,9 @@ class EvaluatedOptimizer(CheckpointedOptimizer):
         function: Any = self.evaluated
         names = inspect.signature(function).parameters.values()
         options = {p.name: on_host(group[p.name]) for p in names if p.kind is p.KEYWORD_ONLY}
-        tensors = [param, *found]
-        if param.is_complex():  # both parts are weights of their own
-            tensors = [
-                torch.view_as_real(each.resolve_conj()) if isinstance(each, Tensor) and each.is_complex() else each
-                for each in tensors
-            ]
-        point = function(*tensors, **options)
+        rest = self.state[param].get("param_rest")
+        point = function(*_alike([param if rest is None else joined(param, rest), *found]), **options)
+        point = point if rest is None else top(point)
         self.state[param][TRAINED] = param.detach().clone(memory_format=torch.preserve_format)
         param.copy_(torch.view_as_complex(point) if param.is_complex() else point)
 
@@ -166,3 +164,14 @@ class EvaluatedOptimizer(CheckpointedOptimizer):
                 f"the state {TRAINED!r} of {label} is {found} in the checkpoint, the parameter has shape "
                 f"{tuple(param.shape)}; load the checkpoint into the model that it was saved with ({owner})"
             )
+
+
+def _alike(operands: Sequence[Any]) -> list[Any]:
+    """Return a parameter and its states as real tensors of the widest type among them; numbers as they are."""
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    alike = [each.to(dtype) if isinstance(each, Tensor) else each for each in operands]
+    if not dtype.is_complex:
+        return alike
+    # Both parts of a complex number are weights of their own.
+    return [torch.view_as_real(each.resolve_conj()) if isinstance(each, Tensor) else each for each in alike]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optizoo.backends import choose, fused
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.core.state import counts_on_device
+from optizoo.core.state import counts_on_device, state_dtype
 
 
 def explain(optimizer: RuleOptimizer, *, stalled: bool = False) -> str:
@@ -61,7 +61,7 @@ def _kernel_obstacle(optimizer: RuleOptimizer, own: Mapping[str, Any], param: Te
     numbers = optimizer._running(store, group, param, of_model=False)
     options = optimizer._rule_options(rule, group, step, "fused") | optimizer._given(rule, param)
     options |= {name: number if on_device else number.item() for name, number in numbers.items()}
-    return fused.obstacle(rule, exists, param, grad, **options)
+    return fused.obstacle(rule, exists, param, grad, state_dtype=state_dtype(group), **options)
 
 
 def _stalled(optimizer: RuleOptimizer) -> list[str]:
@@ -78,7 +78,11 @@ def _stalled(optimizer: RuleOptimizer) -> list[str]:
             if param.dtype in (torch.bfloat16, torch.float16) and param.grad is not None:
                 push = param.grad.to_dense() != 0
                 pushed += int(push.sum())
-                still += int((push & (param == new)).sum())
+                same = param == new
+                if "param_rest" in moved.state.get(new, {}):  # the weight has 16 bits more
+                    before = optimizer.state.get(param, {}).get("param_rest", torch.zeros_like(param))
+                    same &= moved.state[new]["param_rest"] == before
+                still += int((push & same).sum())
         if pushed:
             lines.append(
                 f"{type(optimizer).__name__}, param group {index}: {still} of {pushed} elements in 16 bits that have a "

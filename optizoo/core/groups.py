@@ -11,9 +11,12 @@ from torch.optim import Optimizer
 from optizoo.backends import fused_obstacle
 from optizoo.core.checks import Check, OutOfRangeError, warn_of_range
 from optizoo.core.declaration import declare
+from optizoo.core.master import mastered
 from optizoo.core.options import SHARED, TORCHS_KEYS, Common, check_of, check_options
 from optizoo.core.overlap import overlap
-from optizoo.core.rule import Rule, schema
+from optizoo.core.rule import Rule, around, schema
+
+_NEUTRAL = ("nonfinite", "master", "state_dtype")
 
 
 class GroupedOptimizer(Optimizer):
@@ -76,6 +79,7 @@ class GroupedOptimizer(Optimizer):
         super().__init_subclass__(**keywords)
         if "rule" in vars(cls) and "numbers" not in vars(cls):
             cls.numbers = schema(cls.rule).numbers
+        cls.state_switches = {**cls.state_switches, "param_rest": "master"}
         declare(cls)
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
@@ -104,7 +108,12 @@ class GroupedOptimizer(Optimizer):
         return self.rule
 
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
-        """Return the rule of :meth:`select_rule` with all that options of the class put around it."""
+        """Return the rule of :meth:`select_rule` with all that options put around it."""
+        rule = self.wrapped_rule(group)
+        return around(mastered, rule) if group["master"] else rule
+
+    def wrapped_rule(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule of :meth:`select_rule` with what options of the class put around it."""
         return self.select_rule(group)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -163,7 +172,7 @@ class GroupedOptimizer(Optimizer):
     @classmethod
     def neutral_options(cls) -> dict[str, Any]:
         """Return the neutral values of all options that stand in a group only where they are not neutral."""
-        return {"nonfinite": SHARED["nonfinite"][1].default, **cls.neutral_extras}
+        return {**{name: SHARED[name][1].default for name in _NEUTRAL}, **cls.neutral_extras}
 
     def complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the group with the options that it leaves out because they are neutral."""
@@ -196,10 +205,20 @@ class GroupedOptimizer(Optimizer):
             group["params"] = list(group["params"])
             tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
             self._check_fused(group, tensors, where)
+            self._check_master(group, tensors, where)
             if self._members is None:
                 self._check_overlap(tensors, where)
             _warn_of_eps(group, tensors, where)
         self._append(group)
+
+    @staticmethod
+    def _check_master(group: Mapping[str, Any], tensors: Iterable[Any], where: str) -> None:
+        others = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)} - {torch.bfloat16}
+        if group.get("master") and others:
+            raise ValueError(
+                f"master=True keeps the rest of bfloat16 parameters, and there are some of {others.pop()}; leave it "
+                f"out for them, in a param group of their own ({where})"
+            )
 
     def _append(self, group: dict[str, Any]) -> None:
         """Let torch check a group and append it, without its search of all other groups for each new one."""

@@ -19,7 +19,7 @@ from optizoo.core.duplicates import Work, forget_made, rounds
 from optizoo.core.evaluation import EvaluatedOptimizer
 from optizoo.core.planner import Planner
 from optizoo.core.rule import Rule, schema
-from optizoo.core.state import counts_on_device
+from optizoo.core.state import counts_on_device, state_dtype
 
 
 class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
@@ -260,6 +260,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
         group = self.complete(own)
         rule = self.rule_for(group)
         states, zeros, made_by_rule = self._sorted_states(rule, group)
+        dtype = state_dtype(group)
         pairs = list(pairs)
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
@@ -271,7 +272,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
         ) -> str | None:
             if kind not in obstacles:
                 options = self._rule_options(rule, group, step, "fused") | further
-                obstacles[kind] = fused.obstacle(rule, exists, param, grad, **options, **scaling)
+                obstacles[kind] = fused.obstacle(rule, exists, param, grad, state_dtype=dtype, **options, **scaling)
             return obstacles[kind]
 
         for param, grad in pairs:
@@ -311,7 +312,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
                 options = self._rule_options(rule, group, step, backend) | further
                 if any(number.requires_grad for number in numbers.values()):
                     options["tensor_scalars"] = True
-                bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists)
+                bucket = buckets[*kind, backend] = Bucket(own, rule, options, backend, exists, state_dtype=dtype)
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple, TypedDict
 
+import torch
+
 from optizoo.core.checks import (
     Check,
     OutOfRangeError,
@@ -10,6 +12,7 @@ from optizoo.core.checks import (
     flag,
     number,
     optional,
+    optional_dtype,
     optional_flag,
     pair,
     values,
@@ -50,6 +53,18 @@ class AlwaysByKeyword(TypedDict, total=False):
                choice("propagate", "skip", "raise"), "propagate"),
     ]  # fmt: skip
 
+    master: Annotated[
+        bool,
+        Option("Keep what bfloat16 leaves of a float32 weight in a state of 16 bits beside each parameter, which must\n"
+               "be bfloat16: the weights walk the path of float32, bit for bit. Moments are then float32.",
+               flag, False),
+    ]  # fmt: skip
+    state_dtype: Annotated[
+        torch.dtype | None,
+        Option("Type of the moments, which are read wide and rounded once; ``None`` is that of the parameter, or\n"
+               "float32 with ``master``.", optional_dtype),
+    ]  # fmt: skip
+
 
 class WithoutForeach(AlwaysByKeyword, total=False):
     """Options of every optimizer that only torch's RMSprop has by position, or none."""
@@ -74,9 +89,10 @@ class Decay(TypedDict, total=False):
 
     weight_decay_mode: Annotated[
         str | None,
-        Option('``"coupled"`` (L2), ``"decoupled"`` (times α, as in AdamW) or ``"independent"`` (not times α, only\n'
-               "times its schedule); ``None`` is what ``decoupled_weight_decay`` says.",
-               choice("coupled", "decoupled", "independent"), "coupled"),
+        Option('``"coupled"`` (L2), ``"decoupled"`` (times α, as in AdamW), ``"independent"`` (not times α, only\n'
+               'times its schedule) or ``"cautious"`` (decoupled, where no update works against it); ``None`` is what\n'
+               "``decoupled_weight_decay`` says.",
+               choice("coupled", "decoupled", "independent", "cautious"), "coupled"),
     ]  # fmt: skip
     l1: Annotated[
         float, Option("Strength of the L1 norm, whose proximal step after the update reaches exact zeros.", number(), 0)
@@ -96,7 +112,7 @@ class DecayingByKeyword(Decay, AlwaysByKeyword, total=False):
 
 
 TORCHS = ("maximize", "foreach", "differentiable", "fused", "capturable")
-OURS = ("weight_decay_mode", "l1", "max_lr", "nonfinite")
+OURS = ("weight_decay_mode", "l1", "max_lr", "nonfinite", "master", "state_dtype")
 """Shared options that optimizers of torch have, and those that none has, in the order in which they are shown."""
 
 SHARED: Mapping[str, tuple[Any, Option]] = {

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optizoo.core.master import FUNCTIONS
+
 Rule = Callable[..., Any]
 
 GIVEN = ("step", "shape", "machine_eps")
@@ -24,8 +26,8 @@ class Word(NamedTuple):
     """One word of the rules.
 
     Attributes:
-        call: The method of a tensor that it is; in a loop nothing else is called. Lists have ``torch._foreach_`` of
-            that name, where there is one.
+        call: The method of a tensor that it is; a loop calls nothing else. Lists have ``torch._foreach_`` of that name,
+            where there is one.
         scalar: The name of its number, or ``None`` where it takes tensors only.
         c: Its expression in C: {0} {1} {2} are the operands, {s} the scalar. The fma stand where the vector code of
             torch has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to
@@ -52,6 +54,8 @@ class Word(NamedTuple):
 
     def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = ()) -> Any:
         """Return what the word makes of tensors and its numbers, as a rule calls it."""
+        if self.call in FUNCTIONS:
+            return FUNCTIONS[self.call](first, *others)
         method = getattr(first, self.call)
         if self.scalar in ("alpha", "value", "beta"):
             return method(*others, **dict(zip((self.scalar, self.second), numbers, strict=False)))
@@ -89,6 +93,10 @@ WORDS: dict[str, Word] = {
     "where": Word("where", None, "({1} != 0 ? {0} : {2})", "tl.where({1} != 0, {0}, {2})"),
     "where_scalar": Word("where", "other", "({1} != 0 ? {0} : {s})", "tl.where({1} != 0, {0}, {s})"),
     "rsqrt": Word("rsqrt", None, "1 / SQRT({0})", "{divide}(tl.full((), 1.0, {real}), {sqrt}({0}))"),
+    # Halves of float32 numbers.
+    "joined": Word("joined", None, "joined({0}, {1})"),
+    "top": Word("top", None, "top({0})"),
+    "rest": Word("rest", None, "rest({0})"),
     # One number of a whole tensor; in kernels summed up in double precision, in an order that hangs on sizes alone.
     "sum": Word("sum", None, "(double){0}", rank=NUMBER),
     "mean": Word("mean", None, "(double){0}", rank=NUMBER),
@@ -216,7 +224,8 @@ def around(outer: Rule, rule: Rule) -> Rule:
 
     Args:
         outer: ``(rule, param, grad, *own, *state, **options) -> (param, *own, *state)``, where ``own`` are states that
-            it has itself: they stand in its signature, with the default ``None``, and the others as ``*state``.
+            it has itself: they stand in its signature, and the others as ``*state``. All of them start as zeros, or
+            all have the default ``None``.
         rule: The rule that it calls, as any other function; one that sums over the model cannot be called so.
     """
     if schema(rule).sums:
@@ -225,17 +234,21 @@ def around(outer: Rule, rule: Rule) -> Rule:
     added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
     inner = inspect.signature(rule).parameters
     count, states = len(own), len(schema(rule).states)
+    leads = bool(own) and own[0].default is own[0].empty  # states that start as zeros stand before the others
     own_end = states + count
 
     @wraps(rule)
     def update(param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
+        if leads:
+            return outer(rule, param, grad, *state, **options)
         new, *results = outer(rule, param, grad, *state[states:own_end], *state[:states], *state[own_end:], **options)
         return new, *results[count : count + states], *results[:count], *results[count + states :]
 
     numbers = [p for name, p in inner.items() if name in schema(rule).numbers]
     leading = [p for name, p in inner.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name not in schema(rule).numbers]
     options = {p.name: p for p in (*inner.values(), *added) if p.kind is p.KEYWORD_ONLY}
-    signature = inspect.Signature([*leading, *own, *numbers, *options.values()])
+    states_in_order = [*leading[:2], *own, *leading[2:]] if leads else [*leading, *own]
+    signature = inspect.Signature([*states_in_order, *numbers, *options.values()])
     vars(update)["__signature__"] = signature
     return update
 

@@ -86,11 +86,14 @@ class StatefulOptimizer(GroupedOptimizer):
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
+        if name == "param_rest":
+            return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
+        dtype = state_dtype(group)
         value = float(group[self.initial_values[name]]) if name in self.initial_values else 0.0
         if value == 0:  # not full_like, which a tensor subclass may not know
-            return torch.zeros_like(param, memory_format=torch.preserve_format)
+            return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
-        return torch.full_like(param, start, memory_format=torch.preserve_format)
+        return torch.full_like(param, start, dtype=dtype, memory_format=torch.preserve_format)
 
     def _drop_unmade(self) -> None:
         """Drop states that a rule makes at the first update where none was counted yet: they were only prepared."""
@@ -183,6 +186,11 @@ class StatefulOptimizer(GroupedOptimizer):
             options["differentiable"] = group["differentiable"]
             options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
         return options
+
+
+def state_dtype(group: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the type of the moments of a completed group; ``None`` if it is that of each parameter."""
+    return group["state_dtype"] or (torch.float32 if group["master"] else None)
 
 
 def counted(number: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:

@@ -91,6 +91,7 @@ DECAY = {"weight_decay": 0.1}
 TINY_LR = {"lr": 1e-5}
 MOMENTUM = {"lr": 0.01, "momentum": 0.9}
 _OUTSIDE = {"weight_decay": 0.01, "weight_decay_mode": "independent", "lr": 0.01}
+_CAUTIOUS = {"weight_decay": 0.1, "weight_decay_mode": "cautious", "lr": 0.01}
 _NET = {"lr": 0.01, "weight_decay": 0.1, "l1": 0.01}
 
 _SHARED = (
@@ -101,8 +102,19 @@ _SHARED = (
            _OUTSIDE, "regularized"),
     Mutant("decoupled-decay-coupled", "sgd", 'weight_decay_mode == "coupled"', 'weight_decay_mode == "decoupled"',
            {**MOMENTUM, **DECAY, "weight_decay_mode": "decoupled"}, "regularized"),
-    Mutant("decoupled-decay-without-lr", "rmsprop", "-lr * weight_decay", "-1e-3 * weight_decay",
+    Mutant("decoupled-decay-without-lr", "rmsprop", "alpha=-lr * weight_decay", "alpha=-1e-3 * weight_decay",
            {**DECAY, **TINY_LR, "weight_decay_mode": "decoupled"}, "regularized"),
+    Mutant("cautious-decay-everywhere", "adamw", ".clamp_max(0) + 1", ".clamp_max(0) * 0 + 1",
+           _CAUTIOUS, "regularized"),
+    Mutant("cautious-decay-the-other-way", "adamw", "(start - param).sign()", "(param - start).sign()",
+           _CAUTIOUS, "regularized"),
+    Mutant("cautious-decay-not-at-zero", "adamw", ".clamp_max(0) + 1", ".clamp_min(0)", _CAUTIOUS, "regularized"),
+    Mutant("cautious-decay-by-the-gradient", "adamw", "(start - param).sign()", "grad.sign()",
+           _CAUTIOUS, "regularized"),
+    Mutant("cautious-decay-without-lr", "adamw", "start, value=-lr *", "start, value=-1e-3 *",
+           _CAUTIOUS, "regularized"),
+    Mutant("cautious-decay-of-the-moved", "adamw", "addcmul(agrees, start,", "addcmul(agrees, param,",
+           _CAUTIOUS, "regularized"),
     Mutant("coupled-decay-twice", "sgd", "weight_decay=0,", "weight_decay=weight_decay,", _NET, "regularized"),
     Mutant("l1-without-lr", "sgd", "clamp_max(lr * l1)", "clamp_max(l1)", _NET, "regularized"),
     Mutant("l1-one-sided", "sgd", ".clamp_min(-lr * l1)", ".clamp_min(0)", _NET, "regularized"),

@@ -27,6 +27,30 @@ ON_OFF = (False, True)
 
 
 @dataclass(frozen=True)
+class Reference:
+    """An implementation of another package that an optimizer is held against, in float64, as a loop.
+
+    Attributes:
+        distribution: The package, as ``pip`` knows it.
+        version: That with which the two were compared last.
+        path: Module and class.
+        options: Its options that are not to be at their defaults; ``foreach=False``, for example.
+        names: For options of ours its name for them, where that is another; or a function that turns the value into its
+            options. Every option of a table is given to both, and ``lr``.
+        tables: The options of ours in which both are compared.
+        fault: Where it does not agree: what it does otherwise. The distance is then measured, and not asked for.
+    """
+
+    distribution: str
+    version: str
+    path: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str | Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ({},)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Specimen:
     """All that is known of an optimizer outside its page; :func:`optizoo.testing.specimens.specimens` finds it.
 
@@ -42,6 +66,7 @@ class Specimen:
         tables: Tables of the options that change what is computed, each joined with :data:`SIGN_AND_DECAY`.
         more_tables: Tables that are taken as they stand, as are :data:`EVERYWHERE` and :data:`PROXIMAL`.
         mutants: Mistakes that the kit must reject.
+        references: Implementations of other packages that it is held against.
     """
 
     name: str
@@ -51,6 +76,7 @@ class Specimen:
     tables: tuple[Table, ...] = ({},)
     more_tables: tuple[Table, ...] = ()
     mutants: "tuple[Mutant, ...]" = ()
+    references: tuple[Reference, ...] = ()
 
     def combinations(self, *, pairs: bool = False) -> list[Options]:
         """Return every combination of options of all tables, each once.

@@ -49,15 +49,21 @@ def summed(a: Any) -> Any:
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
     """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
 
-    The decays are those of L2, of AdamW in PyTorch, and of Loshchilov & Hutter (2019) with η = α / α_max.
+    The decays are those of L2, of AdamW in PyTorch, of Loshchilov & Hutter (2019) with η = α / α_max, and of Chen et
+    al. (2025), whose αu is what the rule takes away.
     """
     shrunk = {
         "coupled": lambda: theta,
         "decoupled": lambda: theta - lr * weight_decay * theta,
         "independent": lambda: theta - weight_decay * lr / max_lr * theta,
+        "cautious": lambda: theta,
     }[weight_decay_mode]()
     g = g + weight_decay * theta if weight_decay_mode == "coupled" else g
+    before = theta
     theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=0, **options)
+    if weight_decay_mode == "cautious":
+        against = ((before - theta > 0) & (before < 0)) | ((before - theta < 0) & (before > 0))
+        theta = theta - where(against, 0 * before, lr * weight_decay * before)
     above, below = (
         where(theta > lr * l1, theta - lr * l1, 0 * theta),
         where(theta < -lr * l1, theta + lr * l1, 0 * theta),

@@ -129,7 +129,7 @@ class AdamW(Adam):
         weight_decay: λ, decoupled.
         amsgrad: As in :class:`Adam`.
         bias_correction: As in :class:`Adam`.
-        weight_decay_mode: ``None`` or ``"decoupled"``, or ``"independent"`` as in :class:`SGD`.
+        weight_decay_mode: ``None`` or ``"decoupled"``, or ``"independent"`` or ``"cautious"`` as in :class:`SGD`.
 
     Example:
         >>> import torch, optizoo

@@ -1,7 +1,6 @@
 """What the tests of libraries share: two processes of one gloo group, and a model to train in each of them."""
 
 import io
-import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
+
+from tests.processes import context
 
 SIZE = 2
 PATIENCE = 120.0  # seconds for one call; a process that waits for another one gives up before
@@ -59,11 +60,11 @@ class Processes:
         return [torch.load(io.BytesIO(answers[rank][1])) for rank in range(SIZE)]
 
     def _start(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
+        new = context()
         meeting = f"file://{self._folder()}/meeting"
         for rank in range(SIZE):
-            here, there = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(rank, meeting, there), daemon=True)
+            here, there = new.Pipe()
+            process = new.Process(target=_serve, args=(rank, meeting, there), daemon=True)
             process.start()
             there.close()
             self._workers.append((process, here))

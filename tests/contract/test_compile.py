@@ -37,7 +37,7 @@ def compiled(optimizer: torch.optim.Optimizer, steps: int, *, tensor_lr: bool = 
     return counter.frame_count
 
 
-@pytest.mark.thin(every=3)
+@pytest.mark.thin(every=5)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_graphs_and_numbers(name, options):
     """At most two graphs for 50 scheduled steps, no more than torch's own takes, and the numbers of the plain step."""

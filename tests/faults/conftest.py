@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from optizoo import cli
-from tests.lab.conftest import default_signal_handlers  # noqa: F401  (used by every test)
+from tests.lab.conftest import default_signal_handlers, unpainted  # noqa: F401  (used by every test)
 
 CONFIG = """
 name = "small"

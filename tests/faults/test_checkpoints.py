@@ -4,7 +4,6 @@ Two damaged generations, a lost newest one and a failing ``torch.save`` are test
 (``tests/lab/test_train.py``).
 """
 
-import multiprocessing
 import os
 import pickle
 import random
@@ -32,6 +31,7 @@ from optizoo.testing import verify as matrix
 from tests.faults.conftest import Told
 from tests.faults.test_data import Payload
 from tests.lab.test_train import assert_same, signal_at
+from tests.processes import context
 
 # Every epoch is one update and one checkpoint: nearly all of the time is spent on saving.
 SAVING = run_from_dict(
@@ -66,8 +66,7 @@ def test_killed_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     In the end weights, states and losses are, to the bit, those of a run that nobody killed.
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["optizoo.lab.train", __name__])
+    server = context()
     delays = random.Random(0)
     file, last, remains = tmp_path / "c.pt", 0, 0
     for _ in range(KILLS):

@@ -4,7 +4,6 @@ Weights that leave the finite numbers although every loss is finite are tested b
 (``tests/lab/test_train.py::test_divergence_is_recorded_not_raised``), rates beyond the type beside ``compare``.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from optizoo.lab.records import Record
 from optizoo.lab.train import Trained, build_model, train
 from tests.faults.conftest import CONFIG, Told
 from tests.lab.test_train import assert_same
+from tests.processes import context
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def run(config: Path, **settings: Any) -> Callable[..., Trained]:
     return lambda **files: train(found, dataset, **files, progress=False)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("static", [False, True], ids=["ordinary", "static"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 12])
@@ -174,8 +175,7 @@ def train_in_a_group(rank: int, folder: Path) -> None:
 
 def test_processes_stop_together(tmp_path: Path):
     """With two processes under DDP and a NaN in one, both stop before the same update, alike; none hangs."""
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=train_in_a_group, args=(rank, tmp_path)) for rank in range(2)]
+    processes = [context().Process(target=train_in_a_group, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -12,11 +12,12 @@ import pytest
 
 from optizoo import cli
 from tests.faults.conftest import CONFIG, Told
-from tests.faults.test_signals import LONG, Process, start, wait_for  # noqa: F401  (a fixture)
+from tests.faults.test_signals import LONG, start, wait_for  # noqa: F401  (a fixture)
+from tests.processes import Started
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
-def test_second_process_is_refused(config: Path, told: Told, start: Callable[..., Process], command: str):  # noqa: F811
+def test_second_process_is_refused(config: Path, told: Told, start: Callable[..., Started], command: str):  # noqa: F811
     """Of two processes in one run folder the second is refused; one that is killed leaves no lock behind."""
     comparison = Path("comparison.toml")
     comparison.write_text(CONFIG.replace("[optimizer]", "[[optimizers]]"), encoding="utf-8")

@@ -4,10 +4,8 @@ That the step under way is finished, and no further one begun, is tested beside 
 (``tests/lab/test_train.py::test_resumed_run_is_the_same_run``).
 """
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab.records import Record
 from tests.faults.conftest import CONFIG
+from tests.processes import Started
 
 COMMAND = "import sys; from optizoo.cli import main; sys.exit(main(sys.argv[1:]))"
 # Each step takes ten minutes: what a signal does then does not wait for its end.
@@ -26,25 +25,16 @@ from optizoo.lab import train
 train.cross_entropy = lambda *_: print('stuck') or time.sleep(600)
 """
 LONG = ("--train.epochs", "1000000", "--train.evaluate_every", "10000")
-Process = subprocess.Popen[str]
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """A function that starts the command line in a process of its own, which does not outlive the test."""
     processes = []
 
-    def run(*arguments: str, before: str = "") -> Process:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-c", before + COMMAND, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        processes.append(process)
-        return process
+    def run(*arguments: str, before: str = "") -> Started:
+        processes.append(Started(before + COMMAND, tmp_path, *arguments))
+        return processes[-1]
 
     yield run
     for process in processes:
@@ -52,7 +42,7 @@ def start() -> Iterator[Callable[..., Process]]:
         process.communicate()
 
 
-def wait_for(happened: Callable[[], object], process: Process) -> None:
+def wait_for(happened: Callable[[], object], process: Started) -> None:
     for _ in range(1200):
         if happened():
             return
@@ -70,7 +60,7 @@ def wait_for(happened: Callable[[], object], process: Process) -> None:
         pytest.param(signal.SIGINT, 130, "compare", id="SIGINT, compare"),
     ],
 )
-def test_signal_saves_and_exits(config: Path, start: Callable[..., Process], number: int, status: int, command: str):
+def test_signal_saves_and_exits(config: Path, start: Callable[..., Started], number: int, status: int, command: str):
     """SIGTERM and SIGINT leave a checkpoint, the status 143 or 130, and one line that says how to go on."""
     record, saved = Path("here/record.jsonl"), Path("here/checkpoint.pt")
     if command == "compare":
@@ -93,11 +83,10 @@ def test_signal_saves_and_exits(config: Path, start: Callable[..., Process], num
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
-def test_second_signal_acts_at_once(config: Path, start: Callable[..., Process], number: int, status: int):
+def test_second_signal_acts_at_once(config: Path, start: Callable[..., Started], number: int, status: int):
     """A run that does not come to the end of its step is ended by the second signal, without waiting for it."""
     process = start("train", str(config), "--out", "here", before=STUCK)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "stuck\n"
+    wait_for(lambda: process.stdout() == "stuck\n", process)
     process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=1)

@@ -4,6 +4,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from matplotlib.figure import Figure
+
+from optizoo.lab import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +18,14 @@ def default_signal_handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all figures that become files become one and the same: painting is most of what a page costs.
+
+    The figures are made as ever. For tests of what stands beside the pictures; others paint them.
+    """
+    png, svg = pictures.png(Figure(figsize=(0.1, 0.1))), pictures.svg(Figure(figsize=(0.1, 0.1)))
+    monkeypatch.setattr(pictures, "png", lambda _: png)
+    monkeypatch.setattr(pictures, "svg", lambda _: svg)

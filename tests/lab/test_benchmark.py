@@ -49,6 +49,7 @@ def test_rows_and_ratios(dataset):
     assert result["environment"]["torch"] == torch.__version__
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_kept_comparison_has_results_but_no_runs(tmp_path):
     """Table, rows, config, environment and pictures are kept, the records of the runs are not."""
     config = compare_from_dict(

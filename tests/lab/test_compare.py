@@ -24,6 +24,8 @@ from optizoo.lab.config import (
 from optizoo.lab.data import DataError
 from optizoo.lab.folder import FolderError
 
+pytestmark = pytest.mark.usefixtures("unpainted")  # but for those of the whole one
+
 SGD = OptimizerConfig("sgd", lr=0.01)
 ADAM = OptimizerConfig("adam", lr=0.001)
 NO_TWIN = OptimizerConfig("momentum", lr=0.001, label="velocity", options={"lr_in_velocity": True})

@@ -187,6 +187,7 @@ def test_moving_a_data_set() -> None:
         assert split.images.device.type == split.labels.device.type == "meta"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("OPTIZOO_DATA"), reason="needs CIFAR-10; set OPTIZOO_DATA to its folder")
 def test_real_cifar10() -> None:
     """CIFAR-10 has 50 000 and 10 000 images, as many of each class, and the channel means that are known of it."""

@@ -161,6 +161,7 @@ def test_pages_are_made_again_from_records_alone(ran: Path, monkeypatch: pytest.
     assert first == {path.name: path.read_bytes() for path in ran.iterdir()}
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_pages_say_what_the_records_say(ran: Path):
     """Doctored records turn the verdict on the page."""
     file = ran / "momentum_forms.jsonl"
@@ -201,6 +202,7 @@ def pictures_url(animation: bytes) -> str:
     return "data:image/gif;base64," + base64.b64encode(animation).decode()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_pages_stand_alone(ran: Path):
     """A page is well-formed, needs no file, network or script; each picture has alt text, a dark twin and a table."""
     book.run("bias_correction", ran, progress=False, data="synthetic", images=200, batch_size=50, steps=4)
@@ -229,6 +231,7 @@ def test_pages_stand_alone(ran: Path):
     assert "not tested on synthetic images" in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_text_is_shown_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What an experiment says is text, and never read as HTML."""
     module = experiments.load("momentum_forms")
@@ -245,6 +248,7 @@ def test_verdicts(held: bool | None, words: str):
     assert Headline("1", "a number", "a claim", held).verdict == words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_records_of_another_version(ran: Path):
     """Rows that lack what the page needs are an error that tells the remedy."""
     file = ran / "momentum_forms.jsonl"
@@ -256,6 +260,7 @@ def test_records_of_another_version(ran: Path):
 # The book -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_all_without_images(tmp_path: Path, no_images: None, monkeypatch: pytest.MonkeyPatch):
     """Without images, what needs none runs, and the book lists the rest with the reason and how to get them."""
     monkeypatch.setattr(book, "EXPERIMENTS", ("momentum_forms", "bias_correction"))
@@ -267,6 +272,7 @@ def test_all_without_images(tmp_path: Path, no_images: None, monkeypatch: pytest
     assert re.search("does not exist, so there is no CIFAR-10 in it: .*OPTIZOO_DATA.*download", left_out, re.DOTALL)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_all_goes_on(tmp_path: Path, no_images: None, monkeypatch: pytest.MonkeyPatch):
     """What is finished is not run again unless it is asked for; what was interrupted, or had other options, is."""
     monkeypatch.setattr(book, "EXPERIMENTS", ("momentum_forms",))
@@ -289,6 +295,7 @@ def test_all_goes_on(tmp_path: Path, no_images: None, monkeypatch: pytest.Monkey
     assert again() == 1
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_book_lists_what_is_missing(ran: Path):
     """What was not run, or was interrupted, is left out of the book with the command that runs it."""
     with pytest.raises(ExperimentError, match="holds no finished experiment: run one with"):
@@ -358,6 +365,7 @@ def test_lab_list_imports_no_experiment():
     assert output.endswith("\n[]\n")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_lab_runs_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Flags are the fields of the options; what the page says is printed."""
     arguments = ["momentum_forms", "--steps", "5", "--cut-after", "2", "--lr", "0.2", "--out", str(tmp_path)]
@@ -371,6 +379,7 @@ def test_lab_runs_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "book.html").exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_lab_lists_of_values(tmp_path: Path):
     """A list is given as several values."""
     size = ["--data", "synthetic", "--images", "200", "--batch-size", "50", "--steps", "3", "--no-progress"]

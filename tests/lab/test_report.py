@@ -137,6 +137,7 @@ def test_report_can_be_made_again(folder: Path) -> None:
     assert all(len(content) < 150_000 for name, content in first.items() if name.endswith(".png"))
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_unfinished(tmp_path: Path) -> None:
     """A report can be made on the way; it says how many runs are missing."""
     comparison = config("adam")
@@ -158,6 +159,7 @@ def test_labels_are_text(tmp_path: Path, label: str) -> None:
     assert label.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in page
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_schedules_have_a_picture(tmp_path: Path) -> None:
     """Where there are several schedules they are drawn, and the table names them."""
     comparison = config("adam", schedules=(ScheduleConfig(), ScheduleConfig("cosine", warmup_steps=2)))
@@ -168,6 +170,7 @@ def test_schedules_have_a_picture(tmp_path: Path) -> None:
     assert "warmup-cosine" in report.format_table(report.summarize(*report.read(tmp_path)))
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_environments(tmp_path: Path) -> None:
     """Runs of one machine share one environment, whatever their date; those of another are told apart."""
     comparison = config("adam")

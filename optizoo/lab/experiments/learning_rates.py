@@ -26,9 +26,10 @@ from optizoo.lab.running import DATA, fit, images, measure
 NEEDS_DATA = True
 FAMILIES = {
     "gradient": ("sgd", "momentum", "nesterov"),
-    "sign of the gradient": ("lion", "rprop"),
+    "sign of the gradient": ("signum", "lion", "rprop"),
     "second moment": ("adagrad", "adadelta", "rmsprop"),
-    "both moments": ("adam", "adamw", "adamax", "nadam", "radam"),
+    "both moments": ("adam", "adamw", "adabelief", "yogi", "adamax", "qhadam", "nadam", "radam"),
+    "beyond both moments": ("adopt", "adan", "ademamix"),
 }
 GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 CHANCE = 0.1
@@ -111,6 +112,7 @@ def page(rows: Sequence[Row]) -> Page:
         )
         for family, members in FAMILIES.items()
         for name in members
+        if name in names  # older records have fewer
     ]
     first, last, wide, narrow = (
         choose(names, key=numbers.__getitem__) for numbers in (at_best, widths) for choose in (max, min)

@@ -74,7 +74,7 @@ ADAMW = Specimen(
     tables=({"amsgrad": ON_OFF},),
     more_tables=(
         {"bias_correction": (False,)},
-        {"weight_decay": (0.05,), "weight_decay_mode": ("independent",)},
+        {"weight_decay": (0.05,), "weight_decay_mode": ("independent", "cautious")},
     ),
     mutants=(
         Mutant("adamw-l2", "adamw", "param = param * (1 - lr * weight_decay)",

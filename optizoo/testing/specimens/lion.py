@@ -1,7 +1,7 @@
 """Lion, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, Mutant
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import SIGN_AND_DECAY, Reference, Specimen
 from optizoo.testing.textbook import sign
 
 
@@ -23,5 +23,11 @@ LION = Specimen(
         Mutant("lion-no-sign", "lion", ".lerp(grad, 1 - beta1).sign()", ".lerp(grad, 1 - beta1)"),
         Mutant("lion-l2", "lion", "param = param * (1 - lr * weight_decay)",
                "exp_avg = exp_avg.add(param, alpha=weight_decay)", DECAY),
+    ),
+    references=(
+        Reference("timm", "1.0.31", "timm.optim.Lion", {"foreach": False}, tables=(SIGN_AND_DECAY,)),
+        Reference("pytorch-optimizer", "4.1.0", "pytorch_optimizer.Lion", {"foreach": False}, tables=(SIGN_AND_DECAY,)),
+        Reference("torch-optimi", "0.3.3", "optimi.Lion", {"foreach": False, "triton": False},
+                  tables=({"weight_decay": (0, 0.05)},)),
     ),
 )  # fmt: skip

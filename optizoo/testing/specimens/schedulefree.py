@@ -40,7 +40,7 @@ def schedulefree_adamw(
     return y, v, *state
 
 
-TABLES: tuple[Table, ...] = ({"warmup_steps": (10,), "r": (0.0, 1.5), "weight_lr_power": (0.0, 1.0)},)
+TABLES: tuple[Table, ...] = ({"warmup_steps": (0, 10), "r": (0.0, 1.5), "weight_lr_power": (2.0, 0.0)},)
 
 
 def mutants(rule: str, true: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -> tuple[Mutant, ...]:
@@ -60,7 +60,8 @@ SHARED = {
 SCHEDULEFREESGD = Specimen(
     name="schedulefreesgd",
     textbook=(schedulefree_sgd,),
-    more_tables=(*TABLES, {"momentum": (0.0, 1.0)}),
+    tables=TABLES,
+    more_tables=({"momentum": (0.0, 1.0)},),
     mutants=mutants("schedulefree_sgd", {
         **SHARED,
         "steps-whole": ("lr * (momentum * (1 - c) - 1)", "-lr", {}),
@@ -72,7 +73,8 @@ SCHEDULEFREESGD = Specimen(
 SCHEDULEFREEADAMW = Specimen(
     name="schedulefreeadamw",
     textbook=(schedulefree_adamw,),
-    more_tables=(*TABLES, {"betas": ((0.0, 0.999),)}),
+    tables=TABLES,
+    more_tables=({"betas": ((0.0, 0.999),)},),
     mutants=mutants("schedulefree_adamw", {
         **SHARED,
         "averages-before-the-step": ("beta1 * (1 - c) - 1", "beta1 - 1", {}),

@@ -36,7 +36,7 @@ SGD = Specimen(
     tables=(_LR, *({**_HEAVY, **form} for form in _FORMS)),
     more_tables=(
         {**_LR, **_DECAYED, "l1": (0.1,)},
-        {**_HEAVY, **_DECAYED, "weight_decay_mode": ("decoupled", "independent")},
+        {**_HEAVY, **_DECAYED, "weight_decay_mode": ("decoupled", "independent", "cautious")},
     ),
     mutants=(
         Mutant("sgd-ascends", "sgd", "alpha=-lr", "alpha=lr"),
