@@ -14,6 +14,7 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.core.rule import schema as read_schema
 from optizoo.testing import assert_equivalent, textbook, torch_twin, with_rules
+from optizoo.testing.twins import kernel_tier
 from optizoo.testing.verify import DTYPES, FULL_STEPS, verify
 from optizoo.zoo import optimizer_class
 from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id, in_types
@@ -23,7 +24,8 @@ from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id, in_types
 def test_bit_equal_to_torch(name, options, dtype, request):
     """After every step, parameters and states of loop and foreach are those of torch's loop, bit for bit.
 
-    A fused kernel has the bits of the loop after every single step, if the loop's square roots are correctly rounded.
+    A fused kernel has the bits of the loop after every single step, if the loop's square roots are correctly rounded
+    and the rule does not sum up a tensor.
     The gradients span 1e-12 to 1e3, with exact zeros, missing gradients and a frozen parameter. Where torch's centered
     RMSprop falls into NaN, ours must not; those elements have no reference.
     """
@@ -34,7 +36,8 @@ def test_bit_equal_to_torch(name, options, dtype, request):
     for result in verify([dtype], steps=steps, combinations=[(name, options)]):
         assert result.passed, f"{result.backend}: {result.message}"
         if result.backend == "fused":
-            assert dtype.itemsize == 2 or (result.params_ulp_last, result.states_ulp_last) == (0, 0)
+            exact = kernel_tier(name, dtype, **options) == "T1"
+            assert not exact or (result.params_ulp_last, result.states_ulp_last) == (0, 0)
         else:
             assert result.steps == steps
         assert result.torch_nan == 0 or options.get("centered")

@@ -19,8 +19,9 @@ from optizoo.backends import fused, loop
 from optizoo.backends.trace import Operation, Program
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import WORDS
-from optizoo.testing import Run, gradients, torch_twin, ulp_distance
+from optizoo.testing import Run, assert_equivalent, gradients, torch_twin, ulp_distance
 from optizoo.testing.streams import lr_factor
+from optizoo.testing.twins import kernel_tier
 from optizoo.testing.verify import option_combinations
 from optizoo.zoo import optimizer_class
 from tests.processes import Started
@@ -49,14 +50,26 @@ def exact_roots(monkeypatch):
     monkeypatch.setattr(Tensor, "sqrt", root)
 
 
+EXECUTIONS = ({"foreach": None}, {"foreach": False})  # a kernel wherever there is one, and the loop
+
+
 @pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=ids)
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
 def test_the_bits_of_the_loop_but_for_its_roots(exact_roots, name, options, dtype):
-    """After every one of 60 steps parameters and states have the bits of the loop, if its square roots are right."""
+    """After every one of 60 steps parameters and states have the bits of the loop, if its square roots are right.
+
+    What sums up a tensor does so in another order, and is held against the loop in the tier that its type has then.
+    """
+    if (tier := kernel_tier(name, dtype, **options)) != "T1":
+        kinds = [lambda params, more=more: optizoo.create(name, params, **{**options, **more}) for more in EXECUTIONS]
+        assert_equivalent(*kinds, tiers=[tier], steps=60)
+        return
     ours, theirs = parameters(dtype), parameters(dtype)
-    kernel = optizoo.create(name, ours, **{**options, "foreach": None})
-    reference = optizoo.create(name, theirs, **{**options, "foreach": False})
+    kernel, reference = (
+        optizoo.create(name, params, **{**options, **more})
+        for params, more in zip((ours, theirs), EXECUTIONS, strict=True)
+    )
     for step in range(60):
         run(kernel, range(step, step + 1))
         run(reference, range(step, step + 1))

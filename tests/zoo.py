@@ -74,6 +74,13 @@ FEW = [
         ("adopt", {}),
         ("adan", {"weight_decay": 0.05}),
         ("ademamix", {"alpha_warmup": 8, "beta3_warmup": 8}),
+        ("lars", {"nesterov": True, "weight_decay": 0.05}),
+        ("cautiousadamw", {}),
+        ("stableadamw", {}),
+        ("lamb", {}),
+        ("schedulefreesgd", {"lr": 0.01}),
+        ("schedulefreeadamw", {"warmup_steps": 8}),
+        ("prodigy", {"d0": 1e-3}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

@@ -192,6 +192,9 @@ class Operand:
     def __rpow__(self, other):
         return Operand(_tensor(other) ** self.tensor)
 
+    def __mod__(self, other):
+        return Operand(self.tensor % _tensor(other))
+
     def __neg__(self):
         return Operand(-self.tensor)
 

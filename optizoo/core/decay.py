@@ -19,6 +19,7 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
     Both stand as θ - λθ: in float32 a factor 1 - λ is rounded, and makes of λ = 1e-6 one that is 1.3 % larger.
     Cautious, it is decoupled, and shrinks only where the update αu does not lengthen: θ ← θ - αu - αλ 1[uθ ≥ 0] θ. What
     counts as αu is how far the rule has moved θ: where that is rounded to nothing, uθ is 0 and the weight decays.
+    Without a mode the decay is left to the other rule.
     The proximal step is θ ← sign(θ) max(|θ| - α l1, 0), as θ - min(max(θ, -α l1), α l1), which is exactly 0 for every
     weight that is not larger than α l1, and NaN for NaN.
     Source: Loshchilov & Hutter (2019), Algorithms 1 and 2, where the schedule η multiplies λ and α does not,
@@ -32,7 +33,8 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
         param = param.add(param, alpha=-lr * weight_decay)  # θ ← θ - αλθ
     elif weight_decay and weight_decay_mode == "independent":
         param = param.add(param, alpha=-lr / max_lr * weight_decay)  # θ ← θ - λ α/α_max θ
-    param, *state = rule(param, grad, *state, lr=lr, weight_decay=0, **options)
+    inside = weight_decay if weight_decay_mode is None else 0
+    param, *state = rule(param, grad, *state, lr=lr, weight_decay=inside, **options)
     if weight_decay and weight_decay_mode == "cautious":
         agrees = ((start - param).sign() * start.sign()).clamp_max(0) + 1  # 1[uθ ≥ 0]
         param = param.addcmul(agrees, start, value=-lr * weight_decay)  # θ ← θ - αu - αλ 1[uθ ≥ 0] θ
@@ -44,7 +46,8 @@ def regularized(rule, param, grad, *state, lr, weight_decay, weight_decay_mode, 
 class RegularizedOptimizer(RuleOptimizer):
     r"""A :class:`RuleOptimizer` whose weights decay, in one of four modes, and may be drawn to exact zeros.
 
-    The modes of ``weight_decay_mode``, for a decay λ:
+    The modes of ``weight_decay_mode``, for a decay λ. ``None`` is what the rule has by itself, which may be none of
+    them: in :class:`LAMB` the decay takes part in the trust ratio.
 
     * ``"coupled"`` (L2): :math:`g \leftarrow g + \lambda \theta`, before all else.
     * ``"decoupled"`` (AdamW's in torch): :math:`\theta \leftarrow (1 - \alpha \lambda) \, \theta`, before the update.

@@ -90,8 +90,8 @@ class Decay(TypedDict, total=False):
     weight_decay_mode: Annotated[
         str | None,
         Option('``"coupled"`` (L2), ``"decoupled"`` (times α, as in AdamW), ``"independent"`` (not times α, only\n'
-               'times its schedule) or ``"cautious"`` (decoupled, where no update works against it); ``None`` is what\n'
-               "``decoupled_weight_decay`` says.",
+               'times its schedule) or ``"cautious"`` (decoupled, where no update works against it); ``None`` is the\n'
+               "rule's own, or what ``decoupled_weight_decay`` says.",
                choice("coupled", "decoupled", "independent", "cautious"), "coupled"),
     ]  # fmt: skip
     l1: Annotated[

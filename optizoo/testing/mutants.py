@@ -90,6 +90,7 @@ def _mutated(rule: Rule, true: str, mistaken: str) -> Rule:
 DECAY = {"weight_decay": 0.1}
 TINY_LR = {"lr": 1e-5}
 MOMENTUM = {"lr": 0.01, "momentum": 0.9}
+ZERO = {"weight_decay": 1.0, "weight_decay_mode": "independent"}  # every update begins at weights of exactly 0
 _OUTSIDE = {"weight_decay": 0.01, "weight_decay_mode": "independent", "lr": 0.01}
 _CAUTIOUS = {"weight_decay": 0.1, "weight_decay_mode": "cautious", "lr": 0.01}
 _NET = {"lr": 0.01, "weight_decay": 0.1, "l1": 0.01}
@@ -115,7 +116,7 @@ _SHARED = (
            _CAUTIOUS, "regularized"),
     Mutant("cautious-decay-of-the-moved", "adamw", "addcmul(agrees, start,", "addcmul(agrees, param,",
            _CAUTIOUS, "regularized"),
-    Mutant("coupled-decay-twice", "sgd", "weight_decay=0,", "weight_decay=weight_decay,", _NET, "regularized"),
+    Mutant("coupled-decay-twice", "sgd", "if weight_decay_mode is None else 0", "", _NET, "regularized"),
     Mutant("l1-without-lr", "sgd", "clamp_max(lr * l1)", "clamp_max(l1)", _NET, "regularized"),
     Mutant("l1-one-sided", "sgd", ".clamp_min(-lr * l1)", ".clamp_min(0)", _NET, "regularized"),
     Mutant("l1-subgradient", "sgd", "param - param.clamp_min(-lr * l1).clamp_max(lr * l1)",

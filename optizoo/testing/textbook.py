@@ -46,21 +46,32 @@ def summed(a: Any) -> Any:
     return a.sum() if isinstance(a, torch.Tensor) else a
 
 
+def norm(a: Any) -> Any:
+    """Return the root of the sum of squares; of a number, which is a tensor with one weight, its magnitude."""
+    return (a * a).sum() ** 0.5 if isinstance(a, torch.Tensor) else abs(a)
+
+
+def mean(a: Any) -> Any:
+    """Return the sum over the number of elements; of a number, the number."""
+    return a.sum() / a.numel() if isinstance(a, torch.Tensor) else a
+
+
 def regularized(rule, theta, g, *state, lr, weight_decay, weight_decay_mode, max_lr, l1, **options):
     """Decay, the other rule, then the proximal operator of α l1 |θ|, by its three cases (Parikh & Boyd 2014).
 
-    The decays are those of L2, of AdamW in PyTorch, of Loshchilov & Hutter (2019) with η = α / α_max, and of Chen et
-    al. (2025), whose αu is what the rule takes away.
+    The decays are those of the other rule, of L2, of AdamW in PyTorch, of Loshchilov & Hutter (2019) with
+    η = α / α_max, and of Chen et al. (2025), whose αu is what the rule takes away.
     """
     shrunk = {
+        None: lambda: theta,
         "coupled": lambda: theta,
         "decoupled": lambda: theta - lr * weight_decay * theta,
         "independent": lambda: theta - weight_decay * lr / max_lr * theta,
         "cautious": lambda: theta,
     }[weight_decay_mode]()
     g = g + weight_decay * theta if weight_decay_mode == "coupled" else g
-    before = theta
-    theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=0, **options)
+    before, inside = theta, weight_decay if weight_decay_mode is None else 0
+    theta, *state = rule(shrunk, g, *state, lr=lr, weight_decay=inside, **options)
     if weight_decay_mode == "cautious":
         against = ((before - theta > 0) & (before < 0)) | ((before - theta < 0) & (before > 0))
         theta = theta - where(against, 0 * before, lr * weight_decay * before)

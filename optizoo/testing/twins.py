@@ -6,13 +6,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from optizoo.backends.trace import Program, trace
 from optizoo.core.optimizer import RuleOptimizer
-from optizoo.core.rule import Rule
+from optizoo.core.rule import Rule, schema
 from optizoo.testing import textbook
 from optizoo.testing.specimens import specimens
-from optizoo.zoo import optimizer_class
+from optizoo.zoo import create, optimizer_class
 
 
 def has_torch_twin(name: str, **options: Any) -> bool:
@@ -64,6 +66,38 @@ def oracle(name: str, params: Any, **options: Any) -> Optimizer:
     if has_torch_twin(name, **options):
         return torch_twin(name, params, foreach=False, **options)
     return with_rules(optimizer_class(name), textbook)(params, foreach=False, **options)
+
+
+def program(name: str, **options: Any) -> Program:
+    """Return what an optimizer does to a matrix in its first update, as kernels and lists are made from it.
+
+    >>> program("adam").elementwise, program("lamb").elementwise
+    (True, False)
+    """
+    optimizer = create(name, [Parameter(torch.zeros(4, 3))], **options)
+    (group,) = optimizer.param_groups
+    rule, (states, _, _) = optimizer.chosen(group)
+    declared = schema(rule)
+    given = {"step": 1.0, "shape": (4, 3), "machine_eps": torch.finfo(torch.float32).eps}
+    further = {**{key: given[key] for key in declared.given}, **declared.numbers}
+    return trace(rule, states, **{**optimizer.arguments(group, rule, "foreach"), **further})[0]
+
+
+def kernel_tier(name: str, dtype: torch.dtype, **options: Any) -> str:
+    """Return the tier in which a kernel must equal the loop; see :func:`optizoo.testing.assert_equivalent`.
+
+    Where every element goes its own way that is T1, bit for bit. A kernel sums up a tensor in another order than torch
+    does, and then T2 is asked for in float64 and T3 in float32: what it computes, and twice the error of the loop.
+    In 16 bits, where a kernel rounds once and the loop after every word, it is T4 for all.
+
+    >>> kernel_tier("adam", torch.float32), kernel_tier("lamb", torch.float32), kernel_tier("lamb", torch.float64)
+    ('T1', 'T3', 'T2')
+    """
+    if dtype.itemsize == 2:
+        return "T4"
+    if program(name, **options).elementwise:
+        return "T1"
+    return "T2" if dtype == torch.float64 else "T3"
 
 
 def with_rules(kind: type[RuleOptimizer], namespace: ModuleType | Mapping[str, Any]) -> Callable[..., RuleOptimizer]:

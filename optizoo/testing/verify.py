@@ -27,7 +27,7 @@ from optizoo.testing.equivalence import Run, assert_equivalent
 from optizoo.testing.pairwise import Options
 from optizoo.testing.specimens import specimens
 from optizoo.testing.streams import gradients, lr_factor, make_params
-from optizoo.testing.twins import has_torch_twin, oracle, torch_twin
+from optizoo.testing.twins import has_torch_twin, kernel_tier, oracle, program, torch_twin
 from optizoo.testing.ulp import identical, ulp_distance
 from optizoo.zoo import create, list_optimizers, optimizer_class
 
@@ -122,7 +122,8 @@ def verify(
 
     Fused kernels are held against our loop: from equal numbers, every single step ends within :data:`FUSED_ULP` units
     of the largest number in it (a parameter or state before or after: where a sum ends near zero, all digits of a
-    difference are those of the rounding before it). On the CPU the loop has :class:`RightRoots` there. And they are
+    difference are those of the rounding before it), unless the rule sums up a tensor, which a kernel does in another
+    order (:func:`~optizoo.testing.twins.kernel_tier`). On the CPU the loop has :class:`RightRoots` there. And they are
     held against torch in the tiers that other roundings pass: T2 in float64, T3 in float32, T4 in 16 bits (not with
     ``l1``, whose exact zeros T4 cannot measure). Where no kernel can be built there are no such cells.
 
@@ -154,7 +155,8 @@ def _backends(name: str, options: Options, dtype: torch.dtype, device: torch.dev
     backends = BACKENDS if wide or has_torch_twin(name, **options) else ()
     # T4 measures in digits of what a weight has moved: of one that l1 keeps at exactly 0 there are none.
     in_tier = wide or not options.get("l1")
-    return (*backends, "fused") if in_tier and fused.unavailable(device) is None else backends
+    has_kernel = fused.unavailable(device) is None and program(name, **options).unkerneled is None
+    return (*backends, "fused") if in_tier and has_kernel else backends
 
 
 def _in_turn(cases: Iterable[tuple]) -> Iterator[Result]:
@@ -347,7 +349,7 @@ def _against_textbook(
 def _fused(
     name: str, options: Options, dtype: torch.dtype, device: torch.device | str, stream: list[list[Tensor | None]]
 ) -> Result:
-    single_steps = dtype in (torch.float32, torch.float64)
+    single_steps = kernel_tier(name, dtype, **options) == "T1"
     tier = {torch.float64: "T2", torch.float32: "T3"}.get(dtype, "T4")
     reference = f"our loop, step by step, {tier}" if single_steps else f"tier {tier}"
     result = _result(name, options, "fused", dtype, reference)
