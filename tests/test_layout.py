@@ -18,6 +18,7 @@ FLOORS = {
     "schedules": 0,
     "tables": 0,
     "core.names": -2,
+    "core.master": -1,
     "core.checks": -1,
     "core.options": 0,
     "core.loading": 0,

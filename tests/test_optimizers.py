@@ -19,6 +19,7 @@ CLASSES = [
     *(optizoo.SGD, optizoo.Momentum, optizoo.Signum, optizoo.Lion, optizoo.Rprop, optizoo.Adagrad, optizoo.Adadelta),
     *(optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.AdaBelief, optizoo.Yogi, optizoo.Adamax, optizoo.QHAdam),
     *(optizoo.NAdam, optizoo.RAdam, optizoo.ADOPT, optizoo.Adan, optizoo.AdEMAMix),
+    *(optizoo.ScheduleFreeSGD, optizoo.ScheduleFreeAdamW, optizoo.Prodigy),
 ]
 TORCH = {
     optizoo.SGD: torch.optim.SGD,

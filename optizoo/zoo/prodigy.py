@@ -66,7 +66,7 @@ class Prodigy(RuleOptimizer):
     """
 
     rule = staticmethod(prodigy)
-    order = 15
+    order = 17
     initial_values: ClassVar[Any] = {"d": "d0", "d_max": "d0"}
     checks: ClassVar[Any] = {**dict.fromkeys(("beta3", "growth_rate"), optional(number())), "d0": number(minimum=1e-30)}
 

@@ -117,7 +117,7 @@ class ScheduleFreeSGD(RuleOptimizer):
 
     rule = staticmethod(schedulefree_sgd)
     evaluated = staticmethod(schedulefree_evaluated)
-    order = 13
+    order = 15
 
     @constructor
     def __init__(
@@ -156,7 +156,7 @@ class ScheduleFreeAdamW(RuleOptimizer):
 
     rule = staticmethod(schedulefree_adamw)
     evaluated = staticmethod(schedulefree_adamw_evaluated)
-    order = 14
+    order = 16
 
     @constructor
     def __init__(

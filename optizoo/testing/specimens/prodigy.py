@@ -1,7 +1,7 @@
 """Prodigy, which torch does not have."""
 
 from optizoo.testing.mutants import DECAY, Mutant
-from optizoo.testing.specimen import ON_OFF, Specimen
+from optizoo.testing.specimen import ON_OFF, Reference, Specimen
 from optizoo.testing.textbook import summed
 
 
@@ -13,11 +13,9 @@ def prodigy(
     start = theta if p0 is None else p0
     if lr == 0:
         return theta, exp_avg, exp_avg_sq, s, start, d, d_max, d_numerator, updates
-    beta1, beta2 = betas
-    beta3 = beta2**0.5 if beta3 is None else beta3
+    (beta1, beta2), beta3 = betas, betas[1] ** 0.5 if beta3 is None else beta3
     k = updates + 1
-    if use_bias_correction:
-        lr = lr * (1 - beta2**k) ** 0.5 / (1 - beta1**k)
+    lr = lr * (1 - beta2**k) ** 0.5 / (1 - beta1**k) if use_bias_correction else lr
     coupled, decoupled = (0, weight_decay) if decouple else (weight_decay, 0)
     g = g + coupled * theta
     m = beta1 * exp_avg + (1 - beta1) * d * g
@@ -26,12 +24,22 @@ def prodigy(
     s = beta3 * s + (1 if safeguard_warmup else lr) * d**2 / d0 * g
     norm = yield summed(abs(s))
     found = d_coef * numerator / norm if norm else d
-    largest = max(d_max, found)
-    grown = max(d, found) if d == d0 else d
+    largest, grown = max(d_max, found), max(d, found) if d == d0 else d
     new = largest if growth_rate is None else min(largest, growth_rate * grown)
     theta = theta - lr * d * (decoupled * theta + m / (v**0.5 + new * eps))
     return theta, m, v, s, start, new, largest, numerator, k
 
+
+MISTAKES = {
+    "never-grows": ("max(d_max, estimate)", "d_max", {}),
+    "numerator-of-all-times": ("d_numerator * beta3", "d_numerator", {}),
+    "distance-without-rate": ("(d / d0 * d * rate)", "(d / d0 * d)", {"lr": 0.5}),
+    "each-tensor-alone": ("distance = yield (", "distance = (", {}),
+    "signed-length": ("s.abs().sum()", "s.sum()", {}),
+    "eps-times-old-d": ("new_d * eps", "d * eps", {"eps": 1e-3}),
+    "decay-without-d": ("alpha=-weight_decay * d * rate", "alpha=-weight_decay * rate", DECAY),
+    "growth-unbounded": ("d_max if growth_rate is None else", "d_max if True else", {**DECAY, "growth_rate": 1.001}),
+}
 
 PRODIGY = Specimen(
     name="prodigy",
@@ -41,18 +49,13 @@ PRODIGY = Specimen(
         {"use_bias_correction": ON_OFF, "safeguard_warmup": ON_OFF, "d0": (1e-3,)},
         {"beta3": (0.5,), "d_coef": (2.0,), "growth_rate": (None, 1.02)},
     ),
-    mutants=(
-        Mutant("prodigy-never-grows", "prodigy", "max(d_max, estimate)", "d_max"),
-        Mutant("prodigy-numerator-of-all-times", "prodigy", "d_numerator * beta3", "d_numerator"),
-        Mutant("prodigy-distance-without-rate", "prodigy", "(d / d0 * d * rate)", "(d / d0 * d)", {"lr": 0.5}),
-        Mutant("prodigy-each-tensor-alone", "prodigy", "distance = yield (", "distance = ("),
-        Mutant("prodigy-signed-length", "prodigy", "s.abs().sum()", "s.sum()"),
-        Mutant("prodigy-moment-without-d", "prodigy", "alpha=d * (1 - beta1)", "alpha=1 - beta1"),
-        Mutant("prodigy-eps-times-old-d", "prodigy", "new_d * eps", "d * eps", {"eps": 1e-3}),
-        Mutant("prodigy-eps-alone", "prodigy", "new_d * eps", "eps"),
-        Mutant("prodigy-decay-without-d", "prodigy", "alpha=-weight_decay * d * rate", "alpha=-weight_decay * rate",
-               DECAY),
-        Mutant("prodigy-growth-unbounded", "prodigy", "d_max if growth_rate is None else", "d_max if True else",
-               {"growth_rate": 1.02}),
+    mutants=tuple(Mutant(f"prodigy-{name}", "prodigy", *mistake) for name, mistake in MISTAKES.items()),
+    references=(
+        Reference("prodigyopt", "1.1.2", "prodigyopt.Prodigy", tables=(
+            {"decouple": ON_OFF, "weight_decay": (0, 0.01), "use_bias_correction": ON_OFF, "safeguard_warmup": ON_OFF},
+            {"d0": (1e-6, 1e-3), "d_coef": (1.0, 0.5), "growth_rate": (1.02,), "beta3": (None, 0.9)},
+        )),
+        Reference("prodigyopt", "1.1.2", "prodigyopt.Prodigy", tables=({"betas": ((0.0, 0.999),)},),
+                  fault="multiplies by the next d at β₁ = 0"),
     ),
 )  # fmt: skip

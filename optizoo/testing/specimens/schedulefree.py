@@ -5,7 +5,7 @@ from typing import Any
 
 from optizoo.testing.mutants import DECAY, Mutant
 from optizoo.testing.pairwise import Table
-from optizoo.testing.specimen import Specimen
+from optizoo.testing.specimen import Reference, Specimen
 
 
 def schedulefree_sgd(
@@ -42,6 +42,8 @@ def schedulefree_adamw(
 
 TABLES: tuple[Table, ...] = ({"warmup_steps": (0, 10), "r": (0.0, 1.5), "weight_lr_power": (2.0, 0.0)},)
 
+REFERENCE = ({**TABLES[0], "weight_decay": (0, 0.05)},)
+
 
 def mutants(rule: str, true: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -> tuple[Mutant, ...]:
     """Return mutants of a rule: by what is wrong, the text, the mistake and the options under which it shows."""
@@ -68,6 +70,9 @@ SCHEDULEFREESGD = Specimen(
         "averages-before-the-step": ("momentum * (1 - c) - 1", "momentum - 1", {}),
         "decays-at-z": ("grad.add(param, alpha=weight_decay)", "grad.add(z, alpha=weight_decay)", DECAY),
     }),
+    references=(
+        Reference("schedulefree", "1.4.1", "schedulefree.SGDScheduleFree", {"foreach": False}, tables=REFERENCE),
+    ),
 )  # fmt: skip
 
 SCHEDULEFREEADAMW = Specimen(
@@ -83,4 +88,7 @@ SCHEDULEFREEADAMW = Specimen(
                             "(exp_avg_sq / (1 - beta2**step) + eps).sqrt()", {}),
         "decay-inside": ("direction.add(param, alpha=weight_decay)", "grad.add(param, alpha=weight_decay)", DECAY),
     }),
+    references=(
+        Reference("schedulefree", "1.4.1", "schedulefree.AdamWScheduleFree", {"foreach": False}, tables=REFERENCE),
+    ),
 )  # fmt: skip
