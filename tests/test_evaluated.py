@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.nn import Parameter
 
 import optizoo
@@ -326,6 +331,28 @@ def test_a_checkpoint_of_the_other_mode():
         assert equal(bits(optimizer), point)
         optimizer.eval()
         assert equal(bits(optimizer), there)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
+@each
+def test_distributed_checkpoints(make, flat):
+    """``torch.distributed.checkpoint`` takes both modes along; a flat state in eval mode is refused, not cut short."""
+    layout = StateDictOptions(flatten_optimizer_state_dict=flat)
+    for mode in ("train", "eval"):
+        optimizer = trained_for(make)
+        getattr(optimizer, mode)()
+        model = torch.nn.ParameterList(optimizer.param_groups[0]["params"])
+        saved = get_optimizer_state_dict(model, optimizer, options=layout)
+        optimizer.zero_grad()
+        other = make(model)
+        if flat and mode == "eval":
+            with pytest.raises(ValueError, match="lacks 'trained'"):
+                set_optimizer_state_dict(model, other, saved, options=layout)
+            continue
+        set_optimizer_state_dict(model, other, saved, options=layout)
+        other.train()
+        run(other, range(5, 8))
+        assert_same_state(other, trained_for(make, 8))
 
 
 def without_trained(state: dict) -> None:

@@ -150,8 +150,8 @@ class EvaluatedOptimizer(CheckpointedOptimizer):
             if own.get(MARK) and self._second_point(store, self.select_rule(self.complete(own))) is not None:
                 raise ValueError(
                     f"the checkpoint was saved in eval mode, but the state of {label} lacks {TRAINED!r}, the trained "
-                    "point that it would go on from; save it with all states, or after optimizer.train(), and where "
-                    f"a loader fills in only what is there, call optimizer.eval() before ({owner})"
+                    "point that it would go on from; save all states, not flattened, or save after optimizer.train() "
+                    f"({owner})"
                 )
         elif not own.get(MARK):
             raise ValueError(

@@ -13,7 +13,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from optizoo.backends import choose, fused, process
 from optizoo.backends.finite import nonfinite
 from optizoo.core import loading
-from optizoo.core.bucket import Bucket, update_all
+from optizoo.core.bucket import Bucket, find_totals, update_all
 from optizoo.core.compiled import CompiledOptimizer
 from optizoo.core.duplicates import Work, forget_made, rounds
 from optizoo.core.evaluation import EvaluatedOptimizer
@@ -149,8 +149,10 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
             return False
         if any(bool((grad != 0).any()) for _, grad in pairs):
             return False
-        for bucket in self._buckets(self._work()):
-            for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
+        buckets = self._buckets(self._work())
+        find_totals(buckets)
+        for bucket in buckets:
+            for name in bucket.made() if self._sorted_states(bucket.rule, self.complete(bucket.group))[2] else ():
                 for param, store in zip(bucket.params, bucket.stores, strict=True):
                     store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
         self._prepared = [(value, value._version) for value in self._state_tensors()]

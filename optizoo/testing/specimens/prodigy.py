@@ -16,8 +16,7 @@ def prodigy(
     (beta1, beta2), beta3 = betas, betas[1] ** 0.5 if beta3 is None else beta3
     k = updates + 1
     lr = lr * (1 - beta2**k) ** 0.5 / (1 - beta1**k) if use_bias_correction else lr
-    coupled, decoupled = (0, weight_decay) if decouple else (weight_decay, 0)
-    g = g + coupled * theta
+    g = g + (0 if decouple else weight_decay) * theta
     m = beta1 * exp_avg + (1 - beta1) * d * g
     v = beta2 * exp_avg_sq + (1 - beta2) * d**2 * g**2
     numerator = beta3 * d_numerator + (yield summed(lr * d**2 / d0 * g * (start - theta)))
@@ -26,7 +25,7 @@ def prodigy(
     found = d_coef * numerator / norm if norm else d
     largest, grown = max(d_max, found), max(d, found) if d == d0 else d
     new = largest if growth_rate is None else min(largest, growth_rate * grown)
-    theta = theta - lr * d * (decoupled * theta + m / (v**0.5 + new * eps))
+    theta = theta - lr * d * ((weight_decay if decouple else 0) * theta + m / (v**0.5 + new * eps))
     return theta, m, v, s, start, new, largest, numerator, k
 
 
@@ -38,7 +37,7 @@ MISTAKES = {
     "signed-length": ("s.abs().sum()", "s.sum()", {}),
     "eps-times-old-d": ("new_d * eps", "d * eps", {"eps": 1e-3}),
     "decay-without-d": ("alpha=-weight_decay * d * rate", "alpha=-weight_decay * rate", DECAY),
-    "growth-unbounded": ("d_max if growth_rate is None else", "d_max if True else", {**DECAY, "growth_rate": 1.001}),
+    "coefficient-ignored": ("d_coef * d_numerator", "d_numerator", {"d_coef": 2.0}),
 }
 
 PRODIGY = Specimen(
