@@ -186,9 +186,11 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether :meth:`step` takes the gradients still scaled: only where every kernel is fused for certain.
 
-        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``.
+        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``. Sums
+        over the model are made before the kernels, of gradients as they are, which must not be scaled then.
         """
-        return bool(self.param_groups) and all(self.complete(group)["fused"] for group in self.param_groups)
+        groups = [self.complete(group) for group in self.param_groups]
+        return bool(groups) and all(group["fused"] and not schema(self.rule_for(group)).sums for group in groups)
 
     def _scaled_update(self) -> None:
         """Divide the gradients by ``grad_scale`` on the way; after an overflow move nothing and count nothing."""
