@@ -113,7 +113,7 @@ def prodigy_takes_the_next_d():
     ends = {}
     for beta1 in (0.0, 1e-12):
         weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
-        optimizer = other("prodigyopt.Prodigy", [weight], d0=1.0, betas=(beta1, 0.75))
+        optimizer, before = other("prodigyopt.Prodigy", [weight], d0=1.0, betas=(beta1, 0.75)), 1.0
         for _ in range(2):
             before = weight.item()
             weight.grad = torch.ones(1, dtype=torch.float64)
