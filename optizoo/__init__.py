@@ -41,10 +41,13 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.muon import Muon as Muon
     from optizoo.zoo.muon import NorMuon as NorMuon
     from optizoo.zoo.nadam import NAdam as NAdam
+    from optizoo.zoo.prodigy import Prodigy as Prodigy
     from optizoo.zoo.qhadam import QHAdam as QHAdam
     from optizoo.zoo.radam import RAdam as RAdam
     from optizoo.zoo.rmsprop import RMSprop as RMSprop
     from optizoo.zoo.rprop import Rprop as Rprop
+    from optizoo.zoo.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from optizoo.zoo.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
     from optizoo.zoo.signum import Signum as Signum
@@ -63,7 +66,7 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = ("backends", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
+_MODULES = ("backends", "combinators", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
 
 sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
 

@@ -38,10 +38,15 @@ from optizoo.zoo.muon import newton_schulz as newton_schulz
 from optizoo.zoo.muon import normuon as normuon
 from optizoo.zoo.nadam import nadam as nadam
 from optizoo.zoo.nadam import nadam_momentum as nadam_momentum
+from optizoo.zoo.prodigy import prodigy as prodigy
 from optizoo.zoo.qhadam import qhadam as qhadam
 from optizoo.zoo.radam import radam as radam
 from optizoo.zoo.rmsprop import rmsprop as rmsprop
 from optizoo.zoo.rprop import rprop as rprop
+from optizoo.zoo.schedulefree import schedulefree_adamw as schedulefree_adamw
+from optizoo.zoo.schedulefree import schedulefree_adamw_evaluated as schedulefree_adamw_evaluated
+from optizoo.zoo.schedulefree import schedulefree_evaluated as schedulefree_evaluated
+from optizoo.zoo.schedulefree import schedulefree_sgd as schedulefree_sgd
 from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd

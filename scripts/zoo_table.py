@@ -64,7 +64,7 @@ def _papers(rule: Any) -> str:
 
 
 def _states(kind: Any, rule: Any) -> str:
-    always = ["step"] * kind.counts_steps + [*kind.numbers]
+    always = ["step"] * kind.counts_steps + [*schema(rule).numbers]
     always += [name for name in schema(rule).states if name not in kind.state_switches]
     switched = [name for name in schema(rule).states if name in kind.state_switches]
     optional = [f"({', '.join(f'`{name}`' for name in switched)})"] if switched else []

@@ -4,7 +4,9 @@ Without ``--slow``: every pair of option values and few steps. With it: a thousa
 hundred; ``optizoo verify --full`` takes a thousand for all of them.
 """
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,16 @@ def with_precise_lr(options: dict) -> dict:
     return {**options, "lr": lr.double()} if isinstance(lr, torch.Tensor) else options
 
 
+def alone(results: Any) -> tuple:
+    """Return what a rule returns that sums over a model of one weight."""
+    try:
+        part = next(results)
+        while True:
+            part = results.send(part)
+    except StopIteration as done:
+        return done.value
+
+
 def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
     """Return the path of one weight, starting at 1, by the textbook in Python floats."""
     optimizer = optizoo.create(name, [Parameter(torch.zeros(1))], **options)
@@ -82,7 +94,8 @@ def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
     for step, grad in enumerate(grads, start=1):
         if schema.names_step:
             keywords["step"] = step
-        theta, *state = rule(theta, -grad if group["maximize"] else grad, *state, **keywords)
+        results = rule(theta, -grad if group["maximize"] else grad, *state, **keywords)
+        theta, *state = alone(results) if inspect.isgenerator(results) else results
         path.append(theta)
     return path
 

@@ -602,7 +602,7 @@ def test_grad_scaler(name, options, overflow_at):
         params = parameters(of=name)
         optimizer = optizoo.create(name, params, **{**options, "fused": fused_step or None})
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
-        assert optimizer._step_supports_amp_scaling is fused_step
+        assert optimizer._step_supports_amp_scaling is (fused_step and name != "prodigy")  # whose sums come first
         for step in range(5):
             scaler.scale(torch.ones(()))  # makes the scale
             feed(params, step)

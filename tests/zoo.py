@@ -83,6 +83,9 @@ FEW = [
         ("adafactor", {}),
         ("muon", {}),
         ("normuon", {}),
+        ("schedulefreesgd", {"lr": 0.01}),
+        ("schedulefreeadamw", {"warmup_steps": 8}),
+        ("prodigy", {"d0": 1e-3}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""

@@ -3,7 +3,7 @@
 import ctypes
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
@@ -257,10 +257,8 @@ def around(outer: Rule, rule: Rule) -> Rule:
         outer: ``(rule, param, grad, *own, *state, **options) -> (param, *own, *state)``, where ``own`` are states that
             it has itself: they stand in its signature, and the others as ``*state``. All of them start as zeros, or
             all have the default ``None``.
-        rule: The rule that it calls, as any other function; one that sums over the model cannot be called so.
+        rule: The rule that it calls, as any other function, also where it sums over the model.
     """
-    if schema(rule).sums:
-        raise TypeError(f"rule {rule.__name__!r} sums over the model; {outer.__name__!r} cannot be put around it")
     own = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][3:]
     added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
     inner = inspect.signature(rule).parameters
@@ -268,12 +266,15 @@ def around(outer: Rule, rule: Rule) -> Rule:
     leads = bool(own) and own[0].default is own[0].empty  # states that start as zeros stand before the others
     own_end = states + count
 
-    @wraps(rule)
-    def update(param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
+    def called(rule: Rule, param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
         if leads:
             return outer(rule, param, grad, *state, **options)
         new, *results = outer(rule, param, grad, *state[states:own_end], *state[:states], *state[own_end:], **options)
         return new, *results[count : count + states], *results[:count], *results[count + states :]
+
+    @wraps(rule)
+    def update(*args: Any, **options: Any) -> Any:
+        return _summing(called, rule, args, options) if schema(rule).sums else called(rule, *args, **options)
 
     numbers = [p for name, p in inner.items() if name in schema(rule).numbers]
     leading = [p for name, p in inner.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name not in schema(rule).numbers]
@@ -282,6 +283,28 @@ def around(outer: Rule, rule: Rule) -> Rule:
     signature = inspect.Signature([*states_in_order, *numbers, *options.values()])
     vars(update)["__signature__"] = signature
     return update
+
+
+class _WaitsError(Exception):
+    """A rule inside another wants a sum that is not known yet."""
+
+
+def _summing(outer: Rule, rule: Rule, args: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Any]:
+    """Run a rule around one that sums: from the beginning, whenever one more sum is known, as both are pure."""
+    totals: list[Any] = []
+
+    def known(*inner_args: Any, **inner_options: Any) -> Any:
+        results, waits = driven(rule(*inner_args, **inner_options), totals)
+        if waits:
+            raise _WaitsError(results)
+        return results
+
+    while True:
+        try:
+            return outer(known, *args, **options)
+        except _WaitsError as error:
+            (wanted,) = error.args
+        totals.append((yield wanted))
 
 
 def check_results(rule: Callable[..., Any], results: Any, names: Sequence[str]) -> None:

@@ -73,7 +73,7 @@ class Specimen:
     """
 
     name: str
-    textbook: tuple[Callable[..., tuple], ...]
+    textbook: tuple[Callable[..., Any], ...]
     twin: str = ""
     twin_options: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[Table, ...] = ({},)

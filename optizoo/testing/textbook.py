@@ -43,6 +43,11 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     return torch.where(condition, yes, no) if isinstance(condition, torch.Tensor) else (yes if condition else no)
 
 
+def summed(a: Any) -> Any:
+    """Return the sum of all elements; a number is its own."""
+    return a.sum() if isinstance(a, torch.Tensor) else a
+
+
 def norm(a: Any) -> Any:
     """Return the root of the sum of squares; of a number, which is a tensor with one weight, its magnitude."""
     return (a * a).sum() ** 0.5 if isinstance(a, torch.Tensor) else abs(a)
