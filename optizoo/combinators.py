@@ -29,9 +29,6 @@ def cautious(rule: Rule) -> Rule:
     Args:
         rule: The update of one parameter.
 
-    Raises:
-        TypeError: The rule sums over the model.
-
     >>> import torch
     >>> def momentum(param, grad, buffer, *, lr):
     ...     buffer = buffer * 0.9 + grad
@@ -63,9 +60,6 @@ def lookahead(rule: Rule) -> Rule:
 
     Args:
         rule: The update of one parameter.
-
-    Raises:
-        TypeError: The rule sums over the model.
     """
     return _documented(_lookahead, rule)
 

@@ -64,7 +64,7 @@ class CompiledOptimizer(CheckpointedOptimizer):
             options = {name: scalar(fixed[name] if name in fixed else group[name]) for name in names}
             for param, grad in zip(params, grads, strict=True):
                 store = self.state[param] if states or self.counts_steps else {}
-                numbers = {**options, **self._given(rule, param)}
+                numbers = {**options, **self._given(rule, self.complete(group), param)}
                 numbers |= {name: store[name].clone() for name in self.numbers}
                 step = store["step"].double() + 1 if self.counts_steps else None  # in float32, 1 - β₂ᵗ loses digits
                 if names_step:

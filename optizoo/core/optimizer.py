@@ -315,7 +315,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
             exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-            further = self._given(rule, param)
+            further = self._given(rule, group, param)
             kind = tuple(further.values())
             for name, number in numbers.items():  # autograd may save one, which is written in place
                 stays = on_device or number.requires_grad or number.dtype is not self._number_dtype()

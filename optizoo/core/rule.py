@@ -293,6 +293,7 @@ def _summing(outer: Rule, rule: Rule, args: Sequence[Any], options: Mapping[str,
     """Run a rule around one that sums: from the beginning, whenever one more sum is known, as both are pure."""
     totals: list[Any] = []
 
+    @wraps(rule)
     def known(*inner_args: Any, **inner_options: Any) -> Any:
         results, waits = driven(rule(*inner_args, **inner_options), totals)
         if waits:

@@ -78,13 +78,13 @@ class StatefulOptimizer(GroupedOptimizer):
         return torch.float64 if self.namesake is None else step_dtype()
 
     @staticmethod
-    def _given(rule: Rule, param: Tensor) -> dict[str, Any]:
+    def _given(rule: Rule, group: Mapping[str, Any], param: Tensor) -> dict[str, Any]:
         """Return what a rule gets by naming it, beside ``step``."""
         found: dict[str, Any] = {}
         if "shape" in schema(rule).given:
             found["shape"] = tuple(param.shape)
         if "machine_eps" in schema(rule).given:
-            found["machine_eps"] = torch.finfo(param.dtype).eps
+            found["machine_eps"] = torch.finfo(torch.float32 if group["master"] else param.dtype).eps
         return found
 
     def _made_shapes(self, rule: Rule, group: Mapping[str, Any], param: Tensor) -> dict[str, torch.Size | None]:
@@ -99,7 +99,7 @@ class StatefulOptimizer(GroupedOptimizer):
         empty = torch.empty(shape, dtype=param.dtype.to_real(), device="meta")
         columns = {name: [empty] if name in zeros else None for name in states}
         options = {name: on_host(value) for name, value in self._rule_options(rule, group, 1.0, "foreach").items()}
-        options |= {**self._given(rule, param), **self.numbers, "tensor_scalars": True}
+        options |= {**self._given(rule, group, param), **self.numbers, "tensor_scalars": True}
         totals: list[float] = []
         try:
             while loop.total(rule, [empty], [empty], columns, totals=totals, **options) is not None:
