@@ -32,7 +32,10 @@ class CompiledOptimizer(CheckpointedOptimizer):
         self._wirings = {**self.__dict__.get("_wirings", {})}
         self._wirings[index] = (
             *(rule, tuple(states), tuple(names), fixed, declared.names_step, state_dtype(completed)),
-            declared.sums,
+            *(
+                [self._given(rule, completed, param) for param in group["params"] if param.grad is not None],
+                declared.sums,
+            ),
         )
         for param in group["params"]:
             if param.grad is None:
@@ -60,11 +63,11 @@ class CompiledOptimizer(CheckpointedOptimizer):
             self._init_group(group, index, params, grads)
             work.append((group, params, grads))
         for index, (group, params, grads) in enumerate(work):
-            rule, states, names, fixed, names_step, dtype, _ = self._wirings[index]
+            rule, states, names, fixed, names_step, dtype, given, _ = self._wirings[index]
             options = {name: scalar(fixed[name] if name in fixed else group[name]) for name in names}
-            for param, grad in zip(params, grads, strict=True):
+            for param, grad, further in zip(params, grads, given, strict=True):
                 store = self.state[param] if states or self.counts_steps else {}
-                numbers = {**options, **self._given(rule, self.complete(group), param)}
+                numbers = {**options, **further}
                 numbers |= {name: store[name].clone() for name in self.numbers}
                 step = store["step"].double() + 1 if self.counts_steps else None  # in float32, 1 - β₂ᵗ loses digits
                 if names_step:
