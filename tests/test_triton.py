@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import optizoo
 from optizoo import rules
@@ -851,6 +852,23 @@ def test_every_word_of_the_kernels_has_both_expressions():
     assert {
         name for name, word in WORDS.items() if word.reduces and word.triton
     } == emit_triton_stages.REDUCTIONS.keys()
+
+
+@pytest.mark.parametrize("case", ["lamb", "summed"])
+def test_a_proof_computes_on_the_device_of_the_kernel(monkeypatch, case):
+    """A proof for CUDA mixes no tensors of two devices; here they have no numbers."""
+    rule, states, options = REDUCING[case]
+    program, _ = trace(rule, states, **options)
+    monkeypatch.setattr(proof, "_numbers", lambda seed, column, count, dtype: torch.empty(count, dtype=dtype))
+    monkeypatch.setattr(Tensor, "__bool__", lambda tensor: False)
+
+    def launches(columns: list[list[Tensor]], scalars: list[float]) -> Iterator[tuple[str, bool]]:
+        assert {tensor.device.type for column in columns for tensor in column} == {"cuda"}
+        yield "a launch", True
+        yield "after an overflow", False
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert proof.objection(program, torch.float32, torch.float32, launches, device="cuda") is None
 
 
 def test_unavailable_says_why():
