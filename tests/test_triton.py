@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import optizoo
 from optizoo import rules
@@ -714,6 +715,13 @@ def test_blocks_cover_every_element():
 # The proof -----------------------------------------------------------------------------------------------------------
 
 
+def few_blocks(patch: pytest.MonkeyPatch, program: Program, device: str) -> None:
+    """Shorten proofs of reductions in the interpreter, which takes a hundredth of a second for each block."""
+    if not program.elementwise and device == "cpu":
+        patch.setattr(proof, "LONG", (5 * fused_cuda.BLOCK,))
+        patch.setattr(proof, "CASES", proof.CASES[:2])
+
+
 def tried(
     device: str, case: str, dtype: torch.dtype, grad_dtype: torch.dtype, folder: str, change: tuple[str, str] | None,
     *, on_device: bool = False, scaled: bool = False,
@@ -731,9 +739,7 @@ def tried(
     tries = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTIZOO_CACHE", folder)
-        if not program.elementwise and device == "cpu":  # the interpreter takes a hundredth of a second a block
-            patch.setattr(proof, "LONG", (17 * fused_cuda.BLOCK,))
-            patch.setattr(proof, "CASES", proof.CASES[:2])
+        few_blocks(patch, program, device)
         emitter = emit_triton if program.elementwise else emit_triton_stages
         original, launches = emitter.source, fused_cuda._launches
 
@@ -814,8 +820,8 @@ MISTAKES: dict[str, tuple[tuple[str, str], str, torch.dtype]] = {
     "the blocks of another tensor": (("ends + tensor - 1,", "ends + tensor - 2,"), "lamb", torch.float32),
     "blocks behind the first turn": (("sum0 = sum0 + more", "sum0 = more"), "lamb", torch.float32),
     "no root": (("tl.sqrt(v", "tl.abs(v"), "lamb", torch.float32),
-    "the numbers of another tensor": (("numbers += 5 *", "numbers += 0 *"), "lamb", torch.float32),
-    "the count": (("tl.fdiv(v3, count)", "tl.fdiv(v3, count - 1)"), "centred", torch.float32),
+    "the numbers of another tensor": (("numbers += 6 *", "numbers += 0 *"), "lamb", torch.float32),
+    "the count": (("tl.fdiv(v2, count)", "tl.fdiv(v2, count - 1)"), "centred", torch.float32),
     "the largest of squares": (
         ("v2.to(tl.float64)", "v2.to(tl.float64) * v2.to(tl.float64)"),
         "largest",
@@ -864,6 +870,23 @@ def test_every_word_of_the_kernels_has_both_expressions():
     } == emit_triton_stages.REDUCTIONS.keys()
 
 
+@pytest.mark.parametrize("case", ["lamb", "summed"])
+def test_a_proof_computes_on_the_device_of_the_kernel(monkeypatch, case):
+    """A proof for CUDA mixes no tensors of two devices; here they have no numbers."""
+    rule, states, options = REDUCING[case]
+    program, _ = trace(rule, states, **options)
+    monkeypatch.setattr(proof, "_numbers", lambda seed, column, count, dtype: torch.empty(count, dtype=dtype))
+    monkeypatch.setattr(Tensor, "__bool__", lambda tensor: False)
+
+    def launches(columns: list[list[Tensor]], scalars: list[float]) -> Iterator[tuple[str, bool]]:
+        assert {tensor.device.type for column in columns for tensor in column} == {"cuda"}
+        yield "a launch", True
+        yield "after an overflow", False
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert proof.objection(program, torch.float32, torch.float32, launches, device="cuda") is None
+
+
 def test_unavailable_says_why():
     """Without the interpreter the kernels do not run on the CPU, nor on a device that is not CUDA."""
     reason = "not on|not installed"
@@ -883,28 +906,58 @@ def test_unavailable_without_triton(monkeypatch):
 @pytest.mark.parametrize("aligned", [True, False])
 def test_machine_code(monkeypatch, tmp_path, dtype, aligned):
     """For an H100, accesses are 16 bytes wide where addresses allow it, and division and root correctly rounded."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     rule, states, options = RULES["adam-amsgrad"]
     program, scalars = trace(rule, states, **options)
     text = emit_triton.source(program, dtype, dtype, homes=(0, 2, 3, 4), on_device=[0], unscale=True, found_inf=True)
-    function = fused_cuda.Kernel(text).functions["optizoo_update"]
-    types = {"table": "*i64", "blocks": "*i32", "s0": "*fp32", "scale": "*fp32", "found_inf": "*fp32"}
-    types |= {f"s{index}": "fp64" if dtype == "float64" else "fp32" for index in range(1, len(scalars))}
-    types |= {"ALIGNED": "constexpr", "BLOCK": "constexpr"}
-    assert {each.annotation_type for each in function.params if each.name in ("s1", "s2")} == {types["s1"]}
-    signature = {name: types[name] for name in function.arg_names}
-    numbers = {"ALIGNED": aligned, "BLOCK": fused_cuda.BLOCK}
-    source = ASTSource(function, signature, constexprs=numbers)
-    options = {"num_warps": fused_cuda.WARPS, "enable_fp_fusion": False}
-    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    kernel = fused_cuda.Kernel(text)
+    types = {f"s{index}": "fp64" if dtype == "float64" else "fp32" for index in range(1, len(scalars))}
+    parameters = kernel.functions["optizoo_update"].params
+    assert {each.annotation_type for each in parameters if each.name in ("s1", "s2")} == {types["s1"]}
+    code = compiled(kernel, "optizoo_update", {**types, "s0": "*fp32"}, aligned=aligned)
     assert aligned == bool(re.search(r"ld\.global\S*\.v[24]\.", code))
     assert aligned == bool(re.search(r"st\.global\S*\.v[24]\.", code))
     bits = 64 if dtype == "float64" else 32
     assert set(re.findall(r"\b((?:div|sqrt)\.\S+)", code)) == {f"div.rn.f{bits}", f"sqrt.rn.f{bits}"}
+
+
+def compiled(kernel: fused_cuda.Kernel, name: str, scalars: dict[str, str], *, aligned: bool) -> str:
+    """Return the code of a kernel for an H100, given the types of its scalars."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {"table": "*i64", "blocks": "*i32", "ends": "*i32", "numbers": "*fp64", "partials": "*fp64"}
+    types |= {"scalars": "*fp64", "scale": "*fp32", "found_inf": "*fp32", "ALIGNED": "constexpr", "BLOCK": "constexpr"}
+    function = kernel.functions[name]
+    signature = {each: (types | scalars)[each] for each in function.arg_names}
+    source = ASTSource(function, signature, constexprs={"ALIGNED": aligned, "BLOCK": fused_cuda.BLOCK})
+    options = {"num_warps": fused_cuda.WARPS, "enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
+@needs_triton
+@pytest.mark.thin
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("in_rows", [True, False])
+def test_machine_code_of_reductions(monkeypatch, tmp_path, dtype, in_rows):
+    """For an H100, what reduces tensors compiles, is as wide as what updates them, and has nothing atomic."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rule, states, options = REDUCING["chained"]
+    program, scalars = trace(rule, states, **options)
+    given: dict[str, Any] = {"in_rows": True} if in_rows else {"on_device": [0]}
+    text = emit_triton_stages.source(program, dtype, dtype, homes=(0,), unscale=True, found_inf=True, **given)
+    kernel = fused_cuda.Kernel(text)
+    stages = [f"optizoo_{name}{stage}" for stage in range(3) for name in ("reduce", "finish")]
+    assert [*kernel.functions] == [*stages, "optizoo_update"]
+    for name in kernel.functions:
+        real = "fp64" if dtype == "float64" or "finish" in name else "fp32"
+        types = {f"s{index}": real for index in range(1, len(scalars))}
+        code = compiled(kernel, name, {**types, "s0": "*fp32"}, aligned=True)
+        assert not re.search(r"\b(atom|red)\.", code)
+        assert bool(re.search(r"ld\.global\S*\.v[24]\.", code)) == ("finish" not in name)
+        bits = real.removeprefix("fp")
+        assert set(re.findall(r"\b((?:div|sqrt)\.\S+)", code)) <= {f"div.rn.f{bits}", f"sqrt.rn.f{bits}"}
 
 
 # CUDA only -----------------------------------------------------------------------------------------------------------
@@ -1003,12 +1056,72 @@ def test_fused_none_takes_what_is_proven(dtype):
 
 @pytest.mark.gpu
 @needs_triton
-@pytest.mark.parametrize("case", RULES)
+def test_cuda_graph_of_reductions():
+    """A captured step reduces the tensors of every replay, with a rate on the device, and has rows of its own."""
+    lr = torch.tensor(0.5, device="cuda")
+    columns = make_columns(("param", "grad", "exp_avg"), torch.float32, "cuda")
+    expected, memory = copied(columns), {}
+    program, _ = trace(lamb, {"exp_avg": True}, lr=0.5, eps=0.0)
+    rows = [index % 2 for index in range(len(LENGTHS))]
+
+    def step(columns: Columns, memory: dict[str, Any] | None) -> None:
+        scalars = [trace(lamb, {"exp_avg": True}, lr=rate, eps=0.0)[1] for rate in (lr, 0.25)]
+        launched(program, scalars, columns, rows=rows, memory=memory)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(columns, memory)
+    torch.cuda.current_stream().wait_stream(stream)
+    step(expected, None)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(columns, memory)
+    for rate in (0.5, 0.125, 2.0):
+        lr.fill_(rate)
+        for column in (columns, expected):
+            for grad in column["grad"]:
+                grad.mul_(-rate)
+        graph.replay()
+        step(expected, None)
+        step(columns, memory)  # another launch between two replays
+        step(expected, None)
+        for name in expected:
+            assert all(map(torch.equal, columns[name], expected[name])), name
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("case", REDUCING)
+def test_a_reducing_rule_takes_the_kernel(case):
+    """On CUDA a rule of a user that reduces tensors, or sums over the model, is fused, and does as the loop does."""
+    rule, _, options = REDUCING[case]
+    made = optizoo.from_rule(rule, name="Made", **options)
+    generator = torch.Generator("cuda").manual_seed(0)
+    params = [
+        torch.nn.Parameter(torch.randn(shape, device="cuda", generator=generator)) for shape in ((3, 5), (70_000,))
+    ]
+    expected = [torch.nn.Parameter(param.detach().clone()) for param in params]
+    ours, theirs = made(params), made(expected, foreach=False)
+    for _ in range(4):
+        for param, other in zip(params, expected, strict=True):
+            param.grad = torch.randn(param.shape, device="cuda", generator=generator)
+            other.grad = param.grad.clone()
+        ours.step()
+        theirs.step()
+    assert "fused for 2 tensors" in optizoo.explain(ours)
+    for param, other in zip(params, expected, strict=True):
+        torch.testing.assert_close(param, other)
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize("case", [*RULES, *REDUCING])
 def test_every_rule_is_proven_on_the_device(case, tmp_path, monkeypatch):
     """On this device the kernels of all rules pass, in every type, with and without what a GradScaler sets."""
     monkeypatch.setenv("OPTIZOO_CACHE", str(tmp_path))
     monkeypatch.setattr(fused_cuda, "_verdicts", {})
-    rule, states, options = RULES[case]
+    rule, states, options = {**RULES, **REDUCING}[case]
     program, scalars = trace(rule, states, **options)
     on_device = [torch.tensor(scalar, device="cuda") for scalar in scalars]
     for dtype in DTYPES:
@@ -1017,6 +1130,8 @@ def test_every_rule_is_proven_on_the_device(case, tmp_path, monkeypatch):
             grad = torch.ones(3, dtype=grad_dtype, device="cuda")
             fused_cuda.prove(program, scalars, param, grad)
             fused_cuda.prove(program, on_device, param, grad, unscale=True, found_inf=True)
+            if case in REDUCING:
+                fused_cuda.prove(program, scalars, param, grad, in_rows=True, found_inf=True)
 
 
 @pytest.mark.gpu
@@ -1049,8 +1164,9 @@ def test_a_proof_leaves_the_device_alone():
 
 def rows_of_scalars(device: str) -> None:
     """Update seven tensors with three rows, of which some are tensors; hold them against launches of one row each."""
-    for case, dtype in (("adamw", torch.float32), ("sgd", torch.float64), ("rmsprop", torch.float16)):
-        rule, states, options = RULES[case]
+    kinds = (("adamw", torch.float32), ("sgd", torch.float64), ("rmsprop", torch.float16), ("lamb", torch.float32))
+    for case, dtype in kinds:
+        rule, states, options = {**RULES, **REDUCING}[case]
         traced = [trace(rule, states, **{**options, "lr": lr}) for lr in (0.01, 0.25, 0.5)]
         program, rows = traced[0][0], [0, 2, 1, 0, 2, 2, 1]
         generator = torch.Generator().manual_seed(0)
@@ -1069,7 +1185,9 @@ def rows_of_scalars(device: str) -> None:
             assert all(torch.equal(a, b) for a, b in zip(alone[name], together[name], strict=True))
             if dtype == torch.float32:  # a tensor is a float32 here
                 assert all(torch.equal(a, b) for a, b in zip(alone[name], on_device[name], strict=True))
-        fused_cuda.prove(program, traced[0][1], columns["param"][0], columns["grad"][0], in_rows=True)
+        with pytest.MonkeyPatch.context() as patch:
+            few_blocks(patch, program, device)
+            fused_cuda.prove(program, traced[0][1], columns["param"][0], columns["grad"][0], in_rows=True)
 
 
 @needs_triton

@@ -408,7 +408,7 @@ def _launches(
         repeated()
         yield way, True
     if not program.elementwise:
-        repeated(partials=16)
+        repeated(partials=4)
         yield "many partial sums", True
     if device.type == "cuda":
         graph = _captured(repeated, device)

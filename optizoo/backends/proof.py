@@ -130,7 +130,7 @@ def objection(
         ]
         for way, writes in launches(columns, [*scalars, case.scale] if unscale else scalars):
             for name, memory in memories.items():
-                first = _firsts(spans, len(inside)) if name in of_tensors else inside
+                first = _firsts(spans, len(inside)).to(device) if name in of_tensors else inside
                 wrong = first & loop.parts(name, memory) if writes else ~_same(memory, before[name])
                 if name not in of_tensors:
                     wrong |= ~inside & ~_same(memory, before[name])
