@@ -60,9 +60,11 @@ def list_optimizers() -> list[str]:
     """Return the names that :func:`create` knows, sorted by the complexity of their rules.
 
     >>> list_optimizers()[:8]
-    ['sgd', 'momentum', 'signum', 'lion', 'rprop', 'adagrad', 'adadelta', 'rmsprop']
-    >>> list_optimizers()[8:]
-    ['adam', 'adamw', 'adabelief', 'yogi', 'adamax', 'qhadam', 'nadam', 'radam', 'adopt', 'adan', 'ademamix']
+    ['sgd', 'momentum', 'signum', 'lion', 'lars', 'rprop', 'adagrad', 'adadelta']
+    >>> list_optimizers()[8:15]
+    ['rmsprop', 'adam', 'adamw', 'adabelief', 'yogi', 'adamax', 'cautiousadamw']
+    >>> list_optimizers()[15:]
+    ['stableadamw', 'qhadam', 'lamb', 'nadam', 'radam', 'adopt', 'adan', 'ademamix']
     """
     return [name.lower() for name in classes()]
 
