@@ -19,7 +19,9 @@ from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
 from optizoo.backends.build import BuildError
 from optizoo.backends.trace import Operation, Program, trace
 from optizoo.core.rule import WORDS
+from optizoo.testing.twins import program as program_of
 from optizoo.testing.ulp import identical
+from optizoo.zoo import optimizer_class
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton; none is installed")
 
@@ -228,11 +230,12 @@ def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: tor
 
 
 def test_every_rule_has_a_case():
-    """The table of this module names every rule of the zoo."""
+    """The table of this module names every rule of the zoo but those that sum up a tensor, which no GPU kernel does."""
+    summing = {optimizer_class(name).rule for name in optizoo.list_optimizers() if not program_of(name).elementwise}
     assert {inspect.unwrap(rule) for rule, _, _ in RULES.values()} == {
         rule
         for _, rule in inspect.getmembers(rules, inspect.isfunction)
-        if next(iter(inspect.signature(rule).parameters)) == "param"
+        if next(iter(inspect.signature(rule).parameters)) == "param" and rule not in summing
     }
 
 
