@@ -9,10 +9,7 @@ import torch
 from optizoo import zoo as zoo
 
 if TYPE_CHECKING:  # for editors; at run time names are found where they stand, new pages of the zoo too
-    from torch.optim import ASGD as ASGD
     from torch.optim import LBFGS as LBFGS
-    from torch.optim import Adafactor as Adafactor
-    from torch.optim import Muon as Muon
     from torch.optim import Optimizer as Optimizer
     from torch.optim import SparseAdam as SparseAdam
     from torch.optim import swa_utils as swa_utils
@@ -31,6 +28,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo import list_optimizers as list_optimizers
     from optizoo.zoo.adabelief import AdaBelief as AdaBelief
     from optizoo.zoo.adadelta import Adadelta as Adadelta
+    from optizoo.zoo.adafactor import Adafactor as Adafactor
     from optizoo.zoo.adagrad import Adagrad as Adagrad
     from optizoo.zoo.adam import Adam as Adam
     from optizoo.zoo.adam import AdamW as AdamW
@@ -38,15 +36,21 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.adan import Adan as Adan
     from optizoo.zoo.ademamix import AdEMAMix as AdEMAMix
     from optizoo.zoo.adopt import ADOPT as ADOPT
+    from optizoo.zoo.asgd import ASGD as ASGD
     from optizoo.zoo.cautious import CautiousAdamW as CautiousAdamW
     from optizoo.zoo.lamb import LAMB as LAMB
     from optizoo.zoo.lars import LARS as LARS
     from optizoo.zoo.lion import Lion as Lion
+    from optizoo.zoo.muon import Muon as Muon
+    from optizoo.zoo.muon import NorMuon as NorMuon
     from optizoo.zoo.nadam import NAdam as NAdam
+    from optizoo.zoo.prodigy import Prodigy as Prodigy
     from optizoo.zoo.qhadam import QHAdam as QHAdam
     from optizoo.zoo.radam import RAdam as RAdam
     from optizoo.zoo.rmsprop import RMSprop as RMSprop
     from optizoo.zoo.rprop import Rprop as Rprop
+    from optizoo.zoo.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from optizoo.zoo.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
     from optizoo.zoo.signum import Signum as Signum
@@ -66,7 +70,7 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = ("backends", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
+_MODULES = ("backends", "combinators", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
 
 sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
 

@@ -14,7 +14,9 @@ from optizoo.core.options import Common
 from optizoo.core.rule import GIVEN, Rule, schema
 
 
-def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptimizer]:
+def from_rule(
+    rule: Rule, name: str, *, evaluated: Callable[..., Any] | None = None, **defaults: Any
+) -> Callable[..., RuleOptimizer]:
     """Make an optimizer of a rule: loop, foreach and fused on CPU and GPU, checkpoints, schedules, proofs.
 
     The rule has the form of those in :mod:`optizoo.rules`: ``(param, grad, *state, **options) -> (param, *state)``, a
@@ -25,6 +27,9 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     Args:
         rule: The update of one parameter.
         name: Name of the class. Assigned to a variable of that name in its module, its instances can be pickled.
+        evaluated: ``(param, *state, **options) -> param``, for an optimizer that is judged elsewhere than it steps:
+            the point to which ``optimizer.eval()`` moves the parameters. It names those states and hyper-parameters of
+            the rule that it needs. :func:`optizoo.combinators.averaged` brings its own.
         **defaults: Values of the hyper-parameters that the rule names, ``lr`` among them; those left out have the
             defaults in the signature of the rule. Their kinds are checked everywhere: a finite number from 0, a truth
             value, or a tuple of numbers.
@@ -57,12 +62,15 @@ def from_rule(rule: Rule, name: str, **defaults: Any) -> Callable[..., RuleOptim
     for option, value in options.items():
         checks[option](option, value)
     _follow(rule, options)
+    evaluated = evaluated or getattr(rule, "evaluated", None)
+    _check_evaluated(rule, evaluated, options)
     doc = inspect.getdoc(rule) or f"The optimizer of the rule {rule.__name__!r}."
     body = {
         "__module__": sys._getframe(1).f_globals.get("__name__", "__main__"),
         "__init__": constructor(_signature_only(options)),
         "checks": {option: check for option, check in checks.items() if option != "lr"},
-        "counts_steps": bool(schema(rule).names_step or schema(rule).numbers),
+        "counts_steps": bool(schema(rule).names_step or schema(rule).numbers or evaluated),
+        "evaluated": evaluated and staticmethod(evaluated),
         "rule": staticmethod(rule),
     }
     kind = type(name, (RuleOptimizer,), body)
@@ -81,6 +89,29 @@ def _signature_only(options: Mapping[str, Any]) -> Callable[..., None]:
     vars(signature_only)["__signature__"] = inspect.Signature(parameters)
     signature_only.__name__ = "__init__"
     return signature_only
+
+
+def _check_evaluated(rule: Rule, evaluated: Callable[..., Any] | None, options: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` unless the second point is made of what the rule has."""
+    if evaluated is None:
+        return
+    if not callable(evaluated):
+        raise TypeError(f"evaluated must be a function (param, *state, **options) -> param, not {evaluated!r}")
+    parameters = [*inspect.signature(evaluated).parameters.values()]
+    states = {**schema(rule).states, **schema(rule).numbers}
+    for parameter in parameters[1:]:
+        known = options if parameter.kind is parameter.KEYWORD_ONLY else states
+        if parameter.name not in known or parameter.kind not in (
+            parameter.KEYWORD_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            kind = "hyper-parameters" if known is options else "states"
+            raise TypeError(
+                f"evaluated names {str(parameter)!r}, which is none of the {kind} of rule {rule.__name__!r}: "
+                f"{', '.join(known) or 'it has none'}"
+            )
+    if not parameters:
+        raise TypeError("evaluated must take the parameter first")
 
 
 def _follow(rule: Rule, options: Mapping[str, Any]) -> None:

@@ -1,8 +1,14 @@
-"""Print README's table of the zoo from its pages: what each rule is, who has it, which states it keeps."""
+"""Print README's table of the zoo: what each rule is, who has it, which states it keeps, what it is proven against.
+
+All but the last column comes from the pages; the distances from other packages are those of the record that
+``optizoo verify --references --json benchmarks/references.json`` makes.
+"""
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +16,8 @@ import torch
 from optizoo import zoo
 from optizoo.core.rule import schema
 
-HEAD = "| class | rule | paper | state | in torch |\n|---|---|---|---|---|\n"
+HEAD = "| class | rule | paper | state | proven against |\n|---|---|---|---|---|\n"
+RECORD = Path(__file__).parents[1] / "benchmarks" / "references.json"
 
 
 def format_markdown() -> str:
@@ -24,14 +31,14 @@ def format_markdown() -> str:
     for rule, found in users.items():
         labels = ", ".join(f"`{label}`" for label, _ in found)
         kind, twin = found[-1][1]
-        cells = [labels, _equation(rule), _papers(rule), _states(kind, rule), f"`{twin.__name__}`" if twin else "–"]
+        cells = [labels, _equation(rule), _papers(rule), _states(kind, rule), _proven(kind, twin)]
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return HEAD + "\n".join(rows)
 
 
 def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
     """Yield which rule a class has by default, and which with one option: label, rule, option."""
-    optimizer = kind([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = kind([torch.nn.Parameter(torch.zeros([1] * kind.least_dimensions))])
     group = optimizer.complete(optimizer.param_groups[0])
     usual = optimizer.select_rule(group)
     yield kind.__name__, usual, ""
@@ -57,11 +64,24 @@ def _papers(rule: Any) -> str:
 
 
 def _states(kind: Any, rule: Any) -> str:
-    always = ["step"] * kind.counts_steps + [*kind.numbers]
+    always = ["step"] * kind.counts_steps + [*schema(rule).numbers]
     always += [name for name in schema(rule).states if name not in kind.state_switches]
     switched = [name for name in schema(rule).states if name in kind.state_switches]
     optional = [f"({', '.join(f'`{name}`' for name in switched)})"] if switched else []
     return ", ".join([*(f"`{name}`" for name in always), *optional]) or "–"
+
+
+def _proven(kind: Any, twin: Any) -> str:
+    """Return what an optimizer equals: torch's bit for bit, other packages up to the largest measured distance."""
+    if twin is not None:
+        return f"`torch.optim.{twin.__name__}`, every bit"
+    farthest: dict[str, float] = {}
+    for row in json.loads(RECORD.read_text(encoding="utf-8"))["references"] if RECORD.exists() else ():
+        if row["optimizer"] == kind.__name__.lower() and row["verdict"] == "agrees" and kind.namesake is None:
+            package = f"{row['distribution']} {row['version']}"
+            farthest[package] = max(row["distance"], farthest.get(package, 0.0))
+    found = [f"{package} ({distance:.0e})" for package, distance in farthest.items()]
+    return ", ".join([*found, "its textbook form"][: len(found) or 1])
 
 
 def _doc(rule: Any) -> str:

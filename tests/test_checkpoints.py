@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.testing import torch_twin
-from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run
+from tests.zoo import COMBINATIONS, FEW, WITH_TWIN, assert_same_state, parameters, run, torchs_loop
 
 
 def through_a_file(state_dict: dict) -> dict:
@@ -39,7 +39,9 @@ def test_exchange_with_torch(name, options, direction):
     makers = [optizoo.create, torch_twin]
     if direction == "from-torch":
         makers.reverse()
-    first, second = (make(name, parameters(seed=seed), foreach=False, **options) for seed, make in enumerate(makers))
+    first, second = (
+        make(name, parameters(seed=seed, of=name), **torchs_loop(name), **options) for seed, make in enumerate(makers)
+    )
     run(first, range(5))
     checkpoint = through_a_file(first.state_dict())
     second.load_state_dict(checkpoint)
@@ -54,10 +56,10 @@ def test_exchange_with_torch(name, options, direction):
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
 def test_resume(name, options):
     """Saved, loaded into a fresh optimizer and continued, every option gives the bits of the run without a break."""
-    whole, first = (optizoo.create(name, parameters(), **options) for _ in range(2))
+    whole, first = (optizoo.create(name, parameters(of=name), **options) for _ in range(2))
     run(whole, range(10))
     run(first, range(5))
-    second = optizoo.create(name, parameters(seed=1), **options)
+    second = optizoo.create(name, parameters(seed=1, of=name), **options)
     copy_params(second.param_groups[0]["params"], first.param_groups[0]["params"])
     second.load_state_dict(through_a_file(first.state_dict()))
     run(second, range(5, 10))
@@ -82,11 +84,11 @@ def test_numbers_beside_the_step_keep_their_type(dtype):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_loading_shares_no_tensor(name, options):
     """Two optimizers that load one checkpoint stay apart (torch lets them share tensors: #196083)."""
-    source = optizoo.create(name, parameters(), **options)
+    source = optizoo.create(name, parameters(of=name), **options)
     run(source, range(3))
     checkpoint = source.state_dict()
     before = copy.deepcopy(checkpoint)
-    loaded = optizoo.create(name, parameters(seed=1), **options)
+    loaded = optizoo.create(name, parameters(seed=1, of=name), **options)
     loaded.load_state_dict(checkpoint)
     run(loaded, range(3, 6))
     for index, state in before["state"].items():
@@ -97,7 +99,7 @@ def test_loading_shares_no_tensor(name, options):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_empty_state_round_trip_is_a_no_op(name, options):
     """Loading its own checkpoint before the first step changes nothing (Accelerate does it)."""
-    ours, twin = (optizoo.create(name, parameters(), **options) for _ in range(2))
+    ours, twin = (optizoo.create(name, parameters(of=name), **options) for _ in range(2))
     ours.load_state_dict(ours.state_dict())
     run(ours, range(3))
     run(twin, range(3))
@@ -206,7 +208,7 @@ def test_distributed_checkpoint_round_trip(name, options, flat):
     layout = StateDictOptions(flatten_optimizer_state_dict=flat)
     ends = []
     for broken in (False, True):
-        model = torch.nn.ParameterList(parameters())
+        model = torch.nn.ParameterList(parameters(of=name))
         optimizer = optizoo.create(name, model, **options)
         run(optimizer, range(3))
         if broken:

@@ -149,12 +149,21 @@ def feed_signed(params: list[Parameter], step: int, sign: int) -> None:
         param.grad = sign * torch.randn(param.shape, generator=generator, dtype=torch.float64).to(param.dtype)
 
 
-def test_a_rule_that_sums_over_the_model_is_refused():
-    """A generator cannot be called as a function; the message names both rules."""
+@pytest.mark.parametrize("options", [{"foreach": False}, {"foreach": True}, {}], ids=["loop", "lists", "default"])
+def test_around_a_rule_that_sums_over_the_model(options):
+    """The rule inside gets its sums; until the first pull the weights are its own."""
 
     def summing(param, grad, *, lr):
         total = yield (grad * grad).sum()
         return (param.add(grad, alpha=-lr / (1 + total)),)
 
-    with pytest.raises(TypeError, match="'summing' sums over the model; '_lookahead' cannot be put around it"):
-        lookahead(summing)
+    inner, outer = (
+        optizoo.from_rule(rule, name="Summing", lr=0.1)([*map(Parameter, (torch.ones(3), torch.ones(2)))], **options)
+        for rule in (summing, lookahead(summing))
+    )
+    for optimizer in (inner, outer):
+        for step in range(3):
+            feed_signed(optimizer.param_groups[0]["params"], step, 1)
+            optimizer.step()
+    for own, other in zip(inner.param_groups[0]["params"], outer.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=0)

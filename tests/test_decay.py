@@ -51,7 +51,9 @@ def soft(value: float, threshold: float) -> float:
 
 def test_which_optimizers_decay():
     """All but Rprop, which has no decay in torch either, have every mode and the proximal step."""
-    assert set(optizoo.list_optimizers()) - set(DECAYING) == {"rprop"}
+    assert set(optizoo.list_optimizers()) - set(DECAYING) == {
+        *("rprop", "schedulefreesgd", "schedulefreeadamw", "prodigy"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import optizoo
 from optizoo.testing import has_torch_twin, torch_twin
+from optizoo.zoo import optimizer_class
 from tests.zoo import FEW, assert_same_state, parameters, run
 
 TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
@@ -18,7 +19,8 @@ HOW = {"default": {}, "loop": {"foreach": False}, "foreach": {"foreach": True}}
 
 def trained(make, name, options):
     """Return a small model and its optimizer after some steps."""
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    bias = optimizer_class(name).least_dimensions < 2
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=bias), torch.nn.Linear(4, 2, bias=bias))
     optimizer = make(name, model.parameters(), **options)
     for _ in range(4):
         optimizer.zero_grad()
@@ -40,7 +42,7 @@ def test_on_meta(name, options, how):
         ours.load_state_dict(saved)
         copy.deepcopy(ours).step()
     assert all(
-        store[key].is_meta for store in ours.state.values() for key in store if key not in ("step", "mu_product")
+        store[key].is_meta for store in ours.state.values() for key in store if key not in ("step", *ours.numbers)
     )
     assert all(store["step"] == 4 for store in ours.state.values() if "step" in store)
 
@@ -80,14 +82,14 @@ ENTERED = {
 @pytest.mark.parametrize(("name", "options"), TWINNED)
 def test_under_another_default_device(name, options, how, entered):
     """A default device that is not the parameters' own changes nothing: all is made where it belongs."""
-    plain = optizoo.create(name, parameters(), **options, **how)
+    plain = optizoo.create(name, parameters(of=name), **options, **how)
     run(plain, range(6))
-    params = parameters()
+    params = parameters(of=name)
     entered(True)
     try:
         other = optizoo.create(name, params, **options, **how)
         for step in range(6):
-            for param, grad in zip(params, grads(step), strict=True):
+            for param, grad in zip(params, grads(step, params), strict=True):
                 param.grad = grad
             other.step()
         other.load_state_dict(copy.deepcopy(other.state_dict()))
@@ -97,11 +99,11 @@ def test_under_another_default_device(name, options, how, entered):
     assert_same_state(other, plain)
 
 
-def grads(step):
+def grads(step, params):
     """Return the gradients of :func:`tests.zoo.feed`, under any default device."""
     generator = torch.Generator(device="cpu").manual_seed(1000 + step)
     how = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-    return [torch.randn(shape, **how).float() for shape in ((4, 3), (3,))]
+    return [torch.randn(param.shape, **how).float() for param in params]
 
 
 @pytest.mark.parametrize(("name", "options"), TWINNED)
@@ -109,7 +111,9 @@ def test_under_float64_as_default_type(name, options):
     """With float64 as default type, counters are float64 as torch's are, and float32 parameters stay float32."""
     torch.set_default_dtype(torch.float64)
     try:
-        ours, theirs = (make(name, parameters(), foreach=False, **options) for make in (optizoo.create, torch_twin))
+        ours, theirs = (
+            make(name, parameters(of=name), foreach=False, **options) for make in (optizoo.create, torch_twin)
+        )
         for optimizer in (ours, theirs):
             run(optimizer, range(4))
     finally:
@@ -143,7 +147,7 @@ MODES = {
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_under_a_mode(name, options, mode):
     """A mode around some steps, planned ones among them, changes no value."""
-    plain, other = (optizoo.create(name, parameters(), **options) for _ in range(2))
+    plain, other = (optizoo.create(name, parameters(of=name), **options) for _ in range(2))
     run(plain, range(9))
     run(other, range(4))
     with MODES[mode]():

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.testing import has_torch_twin, torch_twin
 from tests.processes import context
-from tests.zoo import FEW, assert_same_state, feed, parameters, run
+from tests.zoo import FEW, assert_same_state, feed, only, parameters, run
 
 TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 
@@ -22,8 +22,8 @@ TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[
 def pair(name, options):
     """Return ours and torch's loop over equal parameters."""
     return (
-        optizoo.create(name, parameters(), foreach=False, **options),
-        torch_twin(name, parameters(), foreach=False, **options),
+        optizoo.create(name, parameters(of=name), foreach=False, **options),
+        torch_twin(name, parameters(of=name), foreach=False, **options),
     )
 
 
@@ -113,7 +113,7 @@ RESETS = {
 def test_resets(name, options, reset):
     """A state that is emptied or exchanged starts again, or goes on, as torch's does; planned steps see it."""
     ours, theirs = pair(name, options)
-    planned = optizoo.create(name, parameters(), **options)
+    planned = optizoo.create(name, parameters(of=name), **options)
     for optimizer in (ours, theirs, planned):
         run(optimizer, range(4))
         RESETS[reset](optimizer)
@@ -129,8 +129,8 @@ def test_resets(name, options, reset):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_any_container(name, options, container):
     """The state may be any dict, with or without a default (torch needs one)."""
-    plain = optizoo.create(name, parameters(), **options)
-    other = optizoo.create(name, parameters(), **options)
+    plain = optizoo.create(name, parameters(of=name), **options)
+    other = optizoo.create(name, parameters(of=name), **options)
     for optimizer in (plain, other):
         run(optimizer, range(3))
     plain.__setstate__({"state": defaultdict(dict)})
@@ -147,20 +147,17 @@ def test_any_container(name, options, container):
 
 
 @pytest.mark.parametrize("number", [3, 3.0, torch.tensor(3.0, dtype=torch.float64), torch.tensor([3.0])], ids=repr)
-@pytest.mark.parametrize(
-    ("name", "options"), [case for case in FEW if case.values[0] not in ("sgd", "momentum", "signum", "lion")]
-)
+@pytest.mark.parametrize(("name", "options"), only(FEW, lambda kind: kind.counts_steps))
 def test_steps_that_are_numbers(name, options, number):
     """A step, or a product beside it, that is a plain number, as torch saved it before 1.12, loads, and can be set."""
-    expected = optizoo.create(name, parameters(), **options)
+    expected = optizoo.create(name, parameters(of=name), **options)
     run(expected, range(3))
     saved = expected.state_dict()
     old = {"param_groups": saved["param_groups"], "state": {}}
     for key, store in saved["state"].items():
         old["state"][key] = {**store, "step": number}
-        if "mu_product" in store:
-            old["state"][key]["mu_product"] = store["mu_product"].item()
-    loaded = optizoo.create(name, parameters(), **options)
+        old["state"][key] |= {each: store[each].item() for each in expected.numbers}
+    loaded = optizoo.create(name, parameters(of=name), **options)
     written = copy.deepcopy(expected)
     unpickled = pickle.loads(pickle.dumps(expected))
     loaded.load_state_dict(old)
@@ -260,13 +257,13 @@ EXCHANGES = {
 @pytest.mark.parametrize(("name", "options"), TWINNED)
 def test_states_that_are_moved(name, options, way):
     """States that are moved in memory, or exchanged for others of the same values, go on."""
-    moved, plain = (optizoo.create(name, parameters(), **options) for _ in range(2))
+    moved, plain = (optizoo.create(name, parameters(of=name), **options) for _ in range(2))
     for optimizer in (moved, plain):
         run(optimizer, range(4))
     for param in moved.param_groups[0]["params"]:
         store = moved.state[param]
         for key in store:
-            if key in ("step", "mu_product"):
+            if key in ("step", *moved.numbers):
                 continue
             if way in MOVES:
                 MOVES[way](store[key])

@@ -9,22 +9,23 @@ from torch import nn
 from torch.nn import Parameter
 
 import optizoo
-from tests.zoo import FEW, assert_same_state, feed, parameters, run
+from tests.zoo import FEW, assert_same_state, feed, parameters, run, shapes_for
 
 
-def named(order: tuple[str, ...] = ("first", "second"), seed: int = 0) -> list[tuple[str, Parameter]]:
+def named(order: tuple[str, ...] = ("first", "second"), seed: int = 0, of: str = "sgd") -> list[tuple[str, Parameter]]:
     """Return two parameters of one shape, in any order."""
     generator = torch.Generator().manual_seed(seed)
-    values = {name: torch.randn(4, generator=generator) for name in ("first", "second")}
+    shape = shapes_for(of, [(4,)])[0]
+    values = {name: torch.randn(shape, generator=generator) for name in ("first", "second")}
     return [(name, Parameter(values[name])) for name in order]
 
 
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_states_follow_names(name, options):
     """Saved in one order and loaded in another, every state finds its parameter (torch goes by position: #1489)."""
-    saved = optizoo.create(name, named(), **options)
+    saved = optizoo.create(name, named(of=name), **options)
     run(saved, range(3))
-    loaded = optizoo.create(name, named(("second", "first")), **options)
+    loaded = optizoo.create(name, named(("second", "first"), of=name), **options)
     loaded.load_state_dict(saved.state_dict())
     by_name = dict(zip(loaded.param_groups[0]["param_names"], loaded.param_groups[0]["params"], strict=True))
     assert loaded.param_groups[0]["param_names"] == ["second", "first"]
@@ -147,9 +148,9 @@ def test_state_of_another_class_under_the_right_options():
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_states_keep_their_type(name, options):
     """A float32 checkpoint of a model in bfloat16 stays in float32, and training goes on (torch casts it: #43706)."""
-    saved = optizoo.create(name, parameters(), **options)
+    saved = optizoo.create(name, parameters(of=name), **options)
     run(saved, range(3))
-    loaded = optizoo.create(name, parameters(torch.bfloat16), **options)
+    loaded = optizoo.create(name, parameters(torch.bfloat16, of=name), **options)
     loaded.load_state_dict(saved.state_dict())
     for param, low in zip(saved.param_groups[0]["params"], loaded.param_groups[0]["params"], strict=True):
         for key, value in saved.state.get(param, {}).items():
@@ -163,7 +164,7 @@ def test_states_keep_their_type(name, options):
     for param, low in zip(saved.param_groups[0]["params"], loaded.param_groups[0]["params"], strict=True):
         assert low.dtype == torch.bfloat16
         torch.testing.assert_close(low.float(), param.data, rtol=0.02, atol=0.02)
-    theirs, adam = torch.optim.Adam(parameters(torch.bfloat16)), torch.optim.Adam(parameters())
+    theirs, adam = torch.optim.Adam(parameters(torch.bfloat16, of=name)), torch.optim.Adam(parameters(of=name))
     run(adam, range(1))
     theirs.load_state_dict(adam.state_dict())
     assert theirs.state[theirs.param_groups[0]["params"][0]]["exp_avg"].dtype == torch.bfloat16

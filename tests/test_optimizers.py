@@ -4,6 +4,7 @@ import copy
 import inspect
 import multiprocessing
 import pickle
+import re
 
 import pytest
 import torch
@@ -12,15 +13,11 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.backends import UPDATES, fused
 from optizoo.testing import torch_twin
+from optizoo.testing.twins import program
 from optizoo.zoo import optimizer_class
-from tests.zoo import FEW, assert_same_state, feed, parameters, run
+from tests.zoo import FEW, assert_same_state, feed, parameters, run, shapes_for, torchs_loop
 
-CLASSES = [
-    *(optizoo.SGD, optizoo.Momentum, optizoo.Signum, optizoo.Lion, optizoo.LARS, optizoo.Rprop, optizoo.Adagrad),
-    *(optizoo.Adadelta, optizoo.RMSprop, optizoo.Adam, optizoo.AdamW, optizoo.AdaBelief, optizoo.Yogi, optizoo.Adamax),
-    *(optizoo.CautiousAdamW, optizoo.StableAdamW, optizoo.QHAdam, optizoo.LAMB),
-    *(optizoo.NAdam, optizoo.RAdam, optizoo.ADOPT, optizoo.Adan, optizoo.AdEMAMix),
-]
+CLASSES = [optimizer_class(name) for name in optizoo.list_optimizers()]
 TORCH = {
     optizoo.SGD: torch.optim.SGD,
     optizoo.Rprop: torch.optim.Rprop,
@@ -32,6 +29,9 @@ TORCH = {
     optizoo.Adamax: torch.optim.Adamax,
     optizoo.NAdam: torch.optim.NAdam,
     optizoo.RAdam: torch.optim.RAdam,
+    optizoo.ASGD: torch.optim.ASGD,
+    optizoo.Adafactor: torch.optim.Adafactor,
+    optizoo.Muon: torch.optim.Muon,
 }
 OURS = ["nonfinite", "across_processes", "master", "state_dtype"]
 DECAYS = ["weight_decay_mode", "l1", *OURS]
@@ -46,6 +46,9 @@ EXTRAS = {
     optizoo.Adamax: ["fused", *DECAYS],
     optizoo.NAdam: ["fused", *DECAYS],
     optizoo.RAdam: ["fused", *DECAYS],
+    optizoo.ASGD: ["fused", *DECAYS],
+    optizoo.Adafactor: ["differentiable", "fused", "capturable", *DECAYS],
+    optizoo.Muon: ["maximize", "foreach", "differentiable", "fused", "capturable", *DECAYS],
 }
 
 
@@ -64,7 +67,8 @@ def test_signature_is_torchs(kind):
 @pytest.mark.parametrize("kind", TORCH, ids=lambda kind: kind.__name__)
 def test_groups_and_state_are_torchs(kind):
     """``state_dict`` has torch's group keys, defaults and state names."""
-    ours, theirs = kind(parameters(), foreach=False), TORCH[kind](parameters(), foreach=False)
+    name = kind.__name__
+    ours, theirs = (make(name, parameters(of=name), **torchs_loop(name)) for make in (optizoo.create, torch_twin))
     for optimizer in (ours, theirs):
         run(optimizer, range(1))
     assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
@@ -74,7 +78,7 @@ def test_groups_and_state_are_torchs(kind):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_step_returns_the_loss_of_the_closure(name, options):
     """``step(closure)`` calls the closure once, with gradients enabled, and returns what it returned."""
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, **options)
     calls = []
 
@@ -99,7 +103,7 @@ def test_step_returns_the_loss_of_the_closure(name, options):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_gradients_are_never_written(name, options, foreach):
     """A step leaves every gradient as it was: values, object and version."""
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, foreach=foreach, maximize=True, **options)
     for step in range(3):
         feed(params, step)
@@ -119,7 +123,7 @@ def test_state_is_lazy_and_named(name, options):
 
     Adagrad makes it at once, as in torch, and keeps it as it is.
     """
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, **options)
     params[0].grad = torch.ones_like(params[0])
     before = params[1].detach().clone()
@@ -129,16 +133,17 @@ def test_state_is_lazy_and_named(name, options):
     assert torch.equal(params[1], before)
     feed(params, 1)
     optimizer.step()
-    assert optimizer.state[params[1]].keys() == optimizer.state[params[0]].keys()
+    names = {"adafactor": {"step", "variance"}}.get(name, optimizer.state[params[0]].keys())
+    assert optimizer.state[params[1]].keys() == names
 
 
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_state_that_something_else_wrote_first_is_kept(name, options):
     """A foreign entry in the state of a parameter is kept, and ours are made beside it."""
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, **options)
     optimizer.state[params[0]]["visits"] = 7
-    alone = optizoo.create(name, others := parameters(), **options)
+    alone = optizoo.create(name, others := parameters(of=name), **options)
     run(optimizer, range(3))
     run(alone, range(3))
     assert optimizer.state[params[0]].pop("visits") == 7
@@ -148,7 +153,7 @@ def test_state_that_something_else_wrote_first_is_kept(name, options):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_identity_and_version_of_parameters(name, options):
     """Parameters and states are updated in place, parameters where autograd sees it."""
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, **options)
     run(optimizer, range(1))
     tensors = [params[0], *(value for value in optimizer.state[params[0]].values())]
@@ -186,12 +191,12 @@ def test_a_group_may_go_back_to_the_neutral_value():
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_the_callers_groups_are_not_kept(kind):
     """Two optimizers built from one list of groups share nothing with it or each other (torch shares: #51794)."""
-    groups = [{"params": parameters(), "lr": 0.25}]
+    groups = [{"params": parameters(of=kind.__name__), "lr": 0.25}]
     first, second = kind(groups), kind(groups)
     first.param_groups[0]["lr"] = 0.5
     assert second.param_groups[0]["lr"] == 0.25
     assert groups[0].keys() == {"params", "lr"}
-    late = {"params": [Parameter(torch.zeros(1))]}
+    late = {"params": parameters(of=kind.__name__)}
     first.add_param_group(late)
     assert late.keys() == {"params"}
     assert len(second.param_groups) == 1
@@ -200,8 +205,8 @@ def test_the_callers_groups_are_not_kept(kind):
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_named_parameters(kind):
     """Named parameters keep their names in the group and in the checkpoint."""
-    model = torch.nn.Linear(2, 1)
-    optimizer = kind(model.named_parameters())
+    params = parameters(of=kind.__name__)
+    optimizer = kind([*zip(("weight", "bias"), params, strict=True)])
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
@@ -209,7 +214,7 @@ def test_named_parameters(kind):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_hooks_and_zero_grad(name, options):
     """Step hooks run around ``step``; ``zero_grad`` drops or zeroes the gradients."""
-    params = parameters()
+    params = parameters(of=name)
     optimizer = optizoo.create(name, params, **options)
     seen = []
     optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
@@ -231,7 +236,7 @@ def doubled(optimizer):
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_copies_go_on_alike(name, options, duplicate):
     """A pickled or deep-copied optimizer takes its parameters along and continues bit for bit."""
-    optimizer = optizoo.create(name, parameters(), **options)
+    optimizer = optizoo.create(name, parameters(of=name), **options)
     run(optimizer, range(5))
     other = duplicate(optimizer)
     assert other.param_groups[0]["params"][0] is not optimizer.param_groups[0]["params"][0]
@@ -277,7 +282,14 @@ def test_parameters_of_every_kind_in_one_group(name, foreach):
             torch.randn(2, 3, 4, 4, generator=generator).to(memory_format=torch.channels_last),
             torch.randn(8, generator=generator)[::2],
         ]
-        return [Parameter(tensor) for tensor in tensors]
+        kind = optimizer_class(name)
+        return [
+            Parameter(
+                tensor if tensor.dim() >= kind.least_dimensions else tensor.reshape(shapes_for(name, [tensor.shape])[0])
+            )
+            for tensor in tensors
+            if kind.supports_complex or not tensor.is_complex()
+        ]
 
     def grads(params: list[Parameter], step: int) -> None:
         generator = torch.Generator().manual_seed(step)
@@ -391,9 +403,9 @@ def test_lr_zero_moves_nothing(name, capturable):
     """At lr 0 with zero gradients every parameter keeps its bits: a warm-up may start from 0."""
     if name == "radam" and capturable:
         with pytest.raises(ValueError, match="RAdam does not support capturable=True"):
-            optizoo.RAdam(parameters(), capturable=True)
+            optizoo.RAdam(parameters(of=name), capturable=True)
         return
-    params = parameters()
+    params = parameters(of=name)
     before = [param.detach().clone() for param in params]
     lr = torch.tensor(0.0) if capturable else 0.0
     optimizer = optizoo.create(name, params, lr=lr, capturable=capturable)
@@ -450,19 +462,22 @@ def test_differentiable_carries_gradients_through_the_first_momentum_buffer():
 @pytest.mark.parametrize("name", optizoo.list_optimizers())
 def test_explain_says_which_backend_and_why(name):
     """``explain`` names backend, tensors and reason for every kind of parameter."""
-    optimizer = optizoo.create(name, [*parameters(), Parameter(torch.zeros(2, dtype=torch.float64))])
-    backend = "fused" if fused.unavailable() is None else "foreach"
-    assert f"{backend} for 2 tensors (cpu, float32)" in optizoo.explain(optimizer)
-    assert f"{backend} for 1 tensor (cpu, float64)" in optizoo.explain(optimizer)
-    lists = optizoo.create(name, parameters(), fused=False)
+    double = Parameter(torch.zeros(shapes_for(name, [(2,)])[0], dtype=torch.float64))
+    optimizer = optizoo.create(name, [*parameters(of=name), double])
+    has_kernel = fused.unavailable() is None and program(name).unkerneled is None
+    backend = "fused" if has_kernel else "(?:fused|foreach)"
+    for count, dtype in ((2, "float32"), (1, "float64")):
+        told = re.findall(rf"{backend} for (\d) tensors? \(cpu, {dtype}\)", optizoo.explain(optimizer))
+        assert sum(map(int, told)) == count
+    lists = optizoo.create(name, parameters(of=name), fused=False)
     assert optizoo.explain(lists).endswith("foreach for 2 tensors (cpu, float32): fused=False asks for it")
-    asked = optizoo.create(name, parameters(), foreach=False)
+    asked = optizoo.create(name, parameters(of=name), foreach=False)
     assert optizoo.explain(asked).endswith("loop for 2 tensors (cpu, float32): foreach=False asks for it")
     if name != "radam":
-        capturable = optizoo.create(name, parameters(), capturable=True)
+        capturable = optizoo.create(name, parameters(of=name), capturable=True)
         assert "capturable=True" in optizoo.explain(capturable)
     with pytest.raises(TypeError, match="takes an optimizer of optizoo"):
-        optizoo.explain(torch.optim.SGD(parameters()))  # pyright: ignore[reportArgumentType]
+        optizoo.explain(torch.optim.SGD(parameters(of=name)))  # pyright: ignore[reportArgumentType]
 
 
 def test_create_by_name():
@@ -474,7 +489,7 @@ def test_create_by_name():
         optizoo.create("admw", model)
     with pytest.raises(ValueError, match=r"Unknown option 'learning_rate' = 0\.1 of Adam; did you mean 'lr'"):
         optizoo.create("adam", model, learning_rate=0.1)
-    assert [optimizer_class(name) for name in optizoo.list_optimizers()] == CLASSES
+    assert [*optizoo.zoo.classes().values()] == CLASSES
 
 
 def test_subclass_that_overrides_step_with_hooks_still_counts_once():

@@ -294,6 +294,6 @@ def test_calls_that_cannot_be(call, message):
 def test_defaults_make_another():
     """``cls(groups, **defaults)``, as ZeRO and FSDP make their optimizers, gives the same options."""
     for kind in CLASSES:
-        first = kind(parameters())
+        first = kind(parameters(of=kind.__name__))
         taken = {name: value for name, value in first.defaults.items() if name not in kind.fixed}
-        assert kind([{"params": parameters()}], **taken).defaults == first.defaults
+        assert kind([{"params": parameters(of=kind.__name__)}], **taken).defaults == first.defaults

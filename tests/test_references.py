@@ -108,10 +108,27 @@ def qhadam_rounds():
     assert found != pytest.approx(weight.item(), rel=1e-10)
 
 
+def prodigy_takes_the_next_d():
+    """Where d grows, a step at β₁ = 0 is longer by what it grows, which it is at no other β₁."""
+    ends = {}
+    for beta1 in (0.0, 1e-12):
+        weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        optimizer, before = other("prodigyopt.Prodigy", [weight], d0=1.0, betas=(beta1, 0.75)), 1.0
+        for _ in range(2):
+            before = weight.item()
+            weight.grad = torch.ones(1, dtype=torch.float64)
+            optimizer.step()
+        ends[beta1] = before - weight.item(), optimizer.param_groups[0]["d"]
+    (mistaken, d), (right, _) = ends.values()
+    assert d > 1.05
+    assert mistaken == pytest.approx(d * right, rel=1e-7)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "clips to t^p": adopt_clips_to_its_step,
     "decays in the first update": adopt_decays_first,
     "ignores adam_wd": adan_ignores_its_switch,
+    "multiplies by the next d at β₁ = 0": prodigy_takes_the_next_d,
     "rectifies as RAdam by default": adabelief_rectifies,
     "starts m at 1e-6 too": yogi_starts_m,
     "weighs its averages in float32": qhadam_rounds,

@@ -21,6 +21,7 @@ from optizoo.testing.pairwise import level, pairwise, product
 from optizoo.testing.specimens import specimens
 from optizoo.testing.verify import count_cells, option_combinations, verify
 from optizoo.zoo import optimizer_class
+from tests.zoo import parameters
 
 PAGE = '''
 """Signs of the gradient: an optimizer that is nowhere else."""
@@ -119,7 +120,7 @@ def test_every_page_has_a_specimen():
     """Every optimizer of the zoo has one, in the order of the zoo, with a formula for each of its rules."""
     assert list(specimens()) == optizoo.list_optimizers()
     for name, options in option_combinations():
-        optimizer = optimizer_class(name)([torch.nn.Parameter(torch.zeros(1))], **options)
+        optimizer = optimizer_class(name)(parameters(of=name), **options)
         rule = optimizer.select_rule(optimizer.complete(optimizer.param_groups[0])).__name__
         assert rule in [formula.__name__ for formula in specimens()[name].textbook]
         assert getattr(textbook, rule) in specimens()[name].textbook
@@ -146,11 +147,11 @@ def test_a_specimen_is_short(path: Path):
 
 def test_twins_are_torchs():
     """A twin is torch's own class, with the defaults that make it equal: momentum has its momentum."""
-    params = [torch.nn.Parameter(torch.zeros(1))]
     for name in filter(has_torch_twin, optizoo.list_optimizers()):
+        params = parameters(of=name)
         assert type(torch_twin(name, params)).__module__.startswith("torch.optim")
         assert type(torch_twin(name.upper(), params)) is type(torch_twin(name, params))
-    assert torch_twin("momentum", params).param_groups[0]["momentum"] == 0.9
+    assert torch_twin("momentum", parameters()).param_groups[0]["momentum"] == 0.9
 
 
 def test_mutants_are_those_of_the_specimens():

@@ -10,6 +10,7 @@ import optizoo
 from optizoo.backends import UPDATES
 from optizoo.testing import MUTANTS, assert_equivalent, has_torch_twin, textbook, torch_twin, ulp_distance, with_rules
 from optizoo.testing.mutants import Mutant
+from optizoo.testing.specimens import specimens
 from optizoo.testing.streams import gradients, make_params
 from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
@@ -22,8 +23,9 @@ FEW_WITH_TWIN = [case for case in FEW if has_torch_twin(case.values[0], **case.v
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_is_rejected(mutant, pytestconfig):
     """A deliberate mistake fails under the default tiers, whatever it is, and in few steps too."""
+    steps = 100 if pytestconfig.getoption("--slow") else FEW_STEPS
     with pytest.raises(AssertionError, match=r"^T2"):
-        assert_equivalent(mutant.build, mutant.reference, steps=100 if pytestconfig.getoption("--slow") else FEW_STEPS)
+        assert_equivalent(mutant.build, mutant.reference, steps=steps, shapes=mutant.shapes)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -34,6 +36,7 @@ def test_a_mutant_fails_for_its_mistake_alone(mutant):
         mutant.reference,
         tiers=["T1" if has_torch_twin(mutant.optimizer, **mutant.options) else "T2"],
         steps=5,
+        shapes=mutant.shapes,
     )
 
 
@@ -44,7 +47,7 @@ def test_how_many_mutants_a_tier_sees(tier, missed, pytestconfig):
     steps, passed = 100 if pytestconfig.getoption("--slow") else FEW_STEPS, []
     for mutant in MUTANTS:
         try:
-            assert_equivalent(mutant.build, mutant.reference, tiers=[tier], steps=steps)
+            assert_equivalent(mutant.build, mutant.reference, tiers=[tier], steps=steps, shapes=mutant.shapes)
         except AssertionError:
             continue
         passed.append(mutant.name)
@@ -92,10 +95,11 @@ def test_a_textbook_rewrite_is_accepted(name, options):
     def reference(params):
         return torch_twin(name, params, foreach=False, **options)
 
-    assert_equivalent(candidate, reference)
+    shapes = specimens()[name].shapes
+    assert_equivalent(candidate, reference, shapes=shapes)
     if name != "rprop":  # whose signs and products leave nothing to round elsewhere
         with pytest.raises(AssertionError, match=r"^T1 \(bitwise\)"):
-            assert_equivalent(candidate, reference, tiers=["T1"])
+            assert_equivalent(candidate, reference, tiers=["T1"], shapes=shapes)
 
 
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
@@ -107,6 +111,7 @@ def test_the_zoo_passes_all_tiers(name, options, pytestconfig):
         lambda params: torch_twin(name, params, foreach=False, **options),
         tiers=["T1", "T2", "T3", "T4"],
         steps=50 if pytestconfig.getoption("--slow") else FEW_STEPS,
+        shapes=specimens()[name].shapes,
     )
 
 

@@ -284,3 +284,21 @@ def test_program_is_plain_data():
     """Programs with the same contents are equal, wherever they come from."""
     program, _ = trace(rules.sgd, {}, **SGD)
     assert program == Program(program.inputs, program.operations, program.outputs)
+
+
+# Rule -> why it has no kernel.
+UNKERNELED = {
+    "the norm of a norm": (
+        lambda param, grad: (param - grad.norm().norm() * grad,),
+        "a reduction of what is one number",
+    ),
+    "the sum of a sum": (lambda param, grad: (param - (grad.sum() * 2).sum() * grad,), "a reduction of what is one"),
+    "a parameter of one number": (lambda param, grad: (param.norm(),), "a parameter that becomes one number"),
+    "the norms of rows": (lambda param, grad: (param - grad.norm(dim=-1, keepdim=True),), "'norm' of rows"),
+}
+
+
+@pytest.mark.parametrize(("rule", "reason"), UNKERNELED.values(), ids=list(UNKERNELED))
+def test_what_no_kernel_computes_is_known_before(rule, reason):
+    """A program that lists can run and kernels cannot says why."""
+    assert reason in (trace(rule, {})[0].unkerneled or "")

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import optizoo
 from optizoo import rules
-from optizoo.backends import emit_triton, foreach, fused, fused_cuda, loop
+from optizoo.backends import emit_triton, emit_triton_stages, foreach, fused, fused_cuda, loop, proof
 from optizoo.backends.build import BuildError
-from optizoo.backends.trace import Operation, Program, trace
-from optizoo.core.rule import WORDS
+from optizoo.backends.trace import TOTAL, Operation, Program, trace
+from optizoo.core.rule import COMPARISONS, FULL, NUMBER, WORDS
 from optizoo.testing.twins import program as program_of
 from optizoo.testing.ulp import identical
 from optizoo.zoo import optimizer_class
@@ -115,14 +115,56 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
 }
 
 
+def lamb(param, grad, exp_avg, *, lr, eps):
+    """A trust ratio: the update is as long as the parameter, as far as both have a length."""
+    exp_avg = exp_avg.lerp(grad, 0.25)
+    update = exp_avg / ((grad * grad).sqrt() + 1)
+    size, length = param.norm(), update.norm()
+    return param.add(update * (size / length).where(size * length > eps, 1.0), alpha=-lr), exp_avg
+
+
+def centred(param, grad, mean=None, *, lr):
+    """The mean is taken off; a state is made."""
+    mean = grad - grad.mean()
+    return param.add(mean, alpha=-lr), mean
+
+
+def largest(param, grad, *, lr, eps):
+    """The largest element moves by ``lr``."""
+    return (param.add(grad / (grad.abs().amax() + eps), alpha=-lr),)
+
+
+def chained(param, grad, *, lr, eps):
+    """Every stage hangs on the one before it."""
+    unit = grad / (grad.norm() + eps)
+    spread = (unit - unit.mean()).abs()
+    least = (0.5 * spread.sum().double()).clamp_min(eps).lerp(unit.amax(), 0.25)
+    return (param.add(spread / (1 / least + spread.amax()).sqrt(), alpha=-lr),)
+
+
+def summed(param, grad, *, lr):
+    """One number of the tensor goes to the model."""
+    total = yield (param * grad).sum()
+    return (param.add(grad, alpha=-lr / (1 + abs(total))),)
+
+
+# Rules that reduce tensors, as in RULES.
+REDUCING: dict[str, tuple[Callable[..., Any], dict[str, bool], dict[str, Any]]] = {
+    "lamb": (lamb, {"exp_avg": True}, {"lr": 0.01, "eps": 0.0}),
+    "centred": (centred, {"mean": False}, {"lr": 0.01}),
+    "largest": (largest, {}, {"lr": 0.01, "eps": 1e-3}),
+    "chained": (chained, {}, {"lr": 0.01, "eps": 1e-3}),
+    "summed": (summed, {}, {"lr": 0.01}),
+}
+
+
 # Where a check runs --------------------------------------------------------------------------------------------------
 
 
 def _interpret() -> None:
-    """Prepare a process for Triton's interpreter, which changes Triton for the rest of the process."""
+    """Prepare a process for Triton's interpreter."""
     import numpy
 
-    os.environ["TRITON_INTERPRET"] = "1"
     torch.set_num_threads(1)
     numpy.seterr(all="ignore")  # lanes behind the end of a tensor compute with zeros
 
@@ -131,6 +173,9 @@ def _interpret() -> None:
 def interpreter() -> Iterator[ProcessPoolExecutor]:
     """A process that runs the kernels in Triton's interpreter."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_interpret) as pool:
+        with pytest.MonkeyPatch.context() as patch:  # Triton looks when it is imported, for its own sums
+            patch.setenv("TRITON_INTERPRET", "1")
+            pool.submit(os.getpid).result()
         yield pool
 
 
@@ -174,11 +219,18 @@ def copied(columns: Columns, dtype: torch.dtype | None = None) -> Columns:
     }
 
 
+def fresh(program: Program, name: str, params: list[Tensor]) -> list[Tensor]:
+    """Return memory for an output that is no input."""
+    if program.rank[dict(program.outputs)[name]] == NUMBER:
+        return [torch.full((), torch.nan, dtype=torch.float64, device=param.device) for param in params]
+    return [torch.full_like(param, torch.nan) for param in params]
+
+
 def launched(program: Program, scalars: Any, columns: Columns, **arguments: Any) -> Columns:
     """Launch in place, and return the columns with the new states beside them."""
     columns = dict(columns)
     for name, _ in program.outputs:
-        columns.setdefault(name, [torch.full_like(tensor, torch.nan) for tensor in columns["param"]])
+        columns.setdefault(name, fresh(program, name, columns["param"]))
     inputs = [columns[name] for name in program.inputs]
     fused_cuda.launch(program, scalars, inputs, [columns[name] for name, _ in program.outputs], **arguments)
     return columns
@@ -230,12 +282,12 @@ def rule_equals_loop(device: str, case: str, dtype: torch.dtype, grad_dtype: tor
 
 
 def test_every_rule_has_a_case():
-    """The table of this module names every rule of the zoo but those that sum up a tensor, which no GPU kernel does."""
-    summing = {optimizer_class(name).rule for name in optizoo.list_optimizers() if not program_of(name).elementwise}
+    """The table of this module names every rule of the zoo in which each element goes its own way."""
+    others = {optimizer_class(name).rule for name in optizoo.list_optimizers() if not program_of(name).elementwise}
     assert {inspect.unwrap(rule) for rule, _, _ in RULES.values()} == {
         rule
         for _, rule in inspect.getmembers(rules, inspect.isfunction)
-        if next(iter(inspect.signature(rule).parameters)) == "param" and rule not in summing
+        if next(iter(inspect.signature(rule).parameters)) == "param" and rule not in others
     }
 
 
@@ -268,6 +320,133 @@ def test_tensors_at_odd_addresses(check, dtype):
     check(rule_equals_loop, "adamw", dtype, None, True)
 
 
+# Reductions ----------------------------------------------------------------------------------------------------------
+
+
+def reduced(case: str, columns: Columns) -> Columns:
+    """Return the columns after one update of the loop in float64, or what its rule wants summed over the model."""
+    rule, states, options = REDUCING[case]
+    before = copied(columns, torch.float64)
+    existing: loop.Columns = {name: before[name] if exists else None for name, exists in states.items()}
+    if case == "summed":
+        return {**before, TOTAL: loop.total(rule, before["param"], before["grad"], existing, **options) or []}
+    return before | loop.update(rule, before["param"], before["grad"], existing, **options)
+
+
+def reducing_rule_equals_loop(
+    device: str, case: str, dtype: torch.dtype, grad_dtype: torch.dtype | None, odd: bool
+) -> None:
+    rule, states, options = REDUCING[case]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, dtype, device, grad_dtype=grad_dtype, odd=odd)
+    if case in ("largest", "chained"):  # what is the largest of nothing torch does not say
+        columns = {name: [tensor for tensor in column if len(tensor)] for name, column in columns.items()}
+    before, results = copied(columns), reduced(case, columns)
+    expected = {name: [tensor.to(dtype) for tensor in column] for name, column in results.items()}
+    expected["grad"] = before["grad"]
+    actual = launched(program, scalars, columns)
+    assert all(torch.equal(now, then) for now, then in zip(actual["grad"], before["grad"], strict=True))
+    if case == "summed":
+        for ours, theirs, param in zip(actual.pop(TOTAL), results[TOTAL], before["param"], strict=True):
+            assert ours.dtype == torch.float64
+            # Products are rounded to the type in which is computed, and only their sum is not.
+            size = float(reduced_size(before, len(param)))
+            rounding = torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
+            assert abs(float(ours) - float(theirs)) <= 4 * rounding * size
+        del expected[TOTAL]
+    assert_close(actual, expected, before, ulps=16 if dtype in (torch.float32, torch.float64) else 1)
+
+
+def reduced_size(before: Columns, length: int) -> Tensor:
+    index = [len(param) for param in before["param"]].index(length)
+    return (before["param"][index].double() * before["grad"][index].double()).abs().sum()
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", REDUCING)
+def test_reducing_rule_equals_loop(check, case, dtype):
+    """Numbers of whole tensors, empty ones and single elements too, are those of the loop in float64."""
+    check(reducing_rule_equals_loop, case, dtype, None, False)
+
+
+@pytest.mark.parametrize(("dtype", "grad_dtype"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)])
+def test_reductions_of_gradients_of_another_type(check, dtype, grad_dtype):
+    """Gradients may have a type and any address of their own where a rule reduces them."""
+    check(reducing_rule_equals_loop, "lamb", dtype, grad_dtype, True)
+
+
+def far_numbers(device: str) -> None:
+    for number in (1e-30, 1e30):
+        program, scalars = trace(largest, {}, lr=0.5, eps=0.0)
+        normed, numbers = trace(lambda param, grad: (grad / grad.norm(),), {})
+        grads = [torch.full((1500,), number, device=device)]
+        columns = {"param": [torch.ones(1500, device=device)], "grad": grads}
+        assert torch.equal(launched(program, scalars, columns)["param"][0], torch.full((1500,), 0.5, device=device))
+        torch.testing.assert_close(
+            launched(normed, numbers, columns)["param"][0], torch.full_like(grads[0], 1500**-0.5)
+        )
+    for special in (torch.nan, torch.inf, -torch.inf):
+        for place in (0, 1023, 1100, 1499):
+            grads = [torch.arange(1500.0, device=device)]
+            grads[0][place] = special
+            program, _ = trace(lambda param, grad: (param * grad.amax(),), {})
+            result = launched(program, (), {"param": [torch.ones(1500, device=device)], "grad": grads})["param"][0]
+            assert identical(result, torch.ones_like(result) * grads[0].amax())
+
+
+def test_reductions_of_far_numbers(check):
+    """Squares do not leave the range of double precision, and NaN goes through a maximum, wherever it stands."""
+    check(far_numbers)
+
+
+def nothing_is_left_of_an_overflow(device: str, case: str) -> None:
+    rule, states, options = REDUCING[case]
+    program, scalars = trace(rule, states, **options)
+    columns = make_columns(program.inputs, torch.float32, device)
+    before = copied(columns)
+    scale = torch.tensor(4.0, device=device)
+    expected = launched(program, scalars, copied(columns))
+    columns["grad"] = [grad * 4 for grad in columns["grad"]]
+    columns |= {name: fresh(program, name, columns["param"]) for name, _ in program.outputs if name not in columns}
+    made = copied(columns)
+    launched(program, scalars, columns, grad_scale=scale, found_inf=torch.ones(1, device=device))
+    for name in columns:
+        assert all(map(identical, columns[name], made[name])), name
+    launched(program, scalars, columns, grad_scale=scale, found_inf=torch.zeros(1, device=device))
+    for name in expected:
+        assert name == "grad" or all(map(identical, columns[name], expected[name])), name
+    assert all(map(torch.equal, columns["param"], before["param"])) == (case == "summed")
+
+
+@pytest.mark.parametrize("case", ["lamb", "centred", "summed"])
+def test_scaled_gradients_are_reduced(check, case):
+    """Reductions see gradients that are divided by the scale; where an infinite one was found, nothing is written."""
+    check(nothing_is_left_of_an_overflow, case)
+
+
+def many_partial_sums(device: str) -> None:
+    program, scalars = trace(lamb, {"exp_avg": True}, lr=0.01, eps=0.0)
+    columns = make_columns(program.inputs, torch.float64, device)
+    expected = launched(program, scalars, copied(columns))
+    actual = launched(program, scalars, columns, partials=2)
+    for name in expected:
+        for ours, theirs in zip(actual[name], expected[name], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_many_partial_sums(check):
+    """A tensor may have more blocks than a finishing program reads at once."""
+    check(many_partial_sums)
+
+
+def test_numbers_are_made_where_the_parameter_is():
+    """What a kernel makes of a tensor lies on the device of the tensor."""
+    program, _ = trace(summed, {}, lr=0.1)
+    made = fused._fresh(program, [torch.empty(3, dtype=torch.bfloat16, device="meta")])
+    assert [(each.dtype, each.shape, each.device.type) for each in made[TOTAL]] == [(torch.float64, (), "meta")]
+
+
 # Words ---------------------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +471,6 @@ MEANINGS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "addcmul": (3, lambda p, q, r, s: p + s * q * r),
     "addcdiv": (3, lambda p, q, r, s: p + s * (q / r)),
     "maximum": (2, lambda p, q, s: torch.maximum(p, q)),
-    "minimum": (2, lambda p, q, s: torch.minimum(p, q)),
     "clamp_min": (1, lambda p, s: p.clamp_min(s)),
     "clamp_max": (1, lambda p, s: p.clamp_max(s)),
     "neg": (1, lambda p, s: -p),
@@ -300,6 +478,13 @@ MEANINGS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "sqrt": (1, lambda p, s: correctly_rounded_root(p)),
     "abs": (1, lambda p, s: p.abs()),
     "sign": (1, lambda p, s: p.sign()),
+    "gt": (1, lambda p, s: (p > s).to(p)),
+    "ge": (1, lambda p, s: (p >= s).to(p)),
+    "lt": (1, lambda p, s: (p < s).to(p)),
+    "le": (1, lambda p, s: (p <= s).to(p)),
+    "where": (3, lambda p, q, r, s: torch.where(q != 0, p, r)),
+    "where_scalar": (2, lambda p, q, s: torch.where(q != 0, p, s)),
+    "rsqrt": (1, lambda p, s: 1 / correctly_rounded_root(p)),
 }
 SPECIAL = (torch.nan, torch.inf, -torch.inf, 0.0, -0.0, -2.5, 3.0, 1e-40)
 
@@ -309,6 +494,7 @@ SIZES: dict[str, Callable[..., Tensor]] = {
     "lerp": lambda p, q, s: p.abs() + q.abs() + (s * (q - p)).abs(),
     "addcmul": lambda p, q, r, s: p.abs() + (s * q * r).abs(),
     "addcdiv": lambda p, q, r, s: p.abs() + (s * q / r).abs(),
+    "rsqrt": lambda p, s: p.rsqrt(),
 }
 
 
@@ -341,11 +527,15 @@ def word_means(device: str, word: str, dtype: torch.dtype, scalar: float) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("word", "scalar"),
-    [(word, scalar) for word, name in WORDS.items() for scalar in ((0.1, 0.7, -3.0, 1.0) if name else (0.0,))],
+    [(word, scalar) for word in MEANINGS for scalar in ((0.1, 0.7, -3.0, 1.0) if WORDS[word].scalar else (0.0,))],
 )
 def test_word_means_what_torch_means(check, word, dtype, scalar):
     """A word rounds its exact value once, the composed ones within 2 ulp, and treats NaN as torch does."""
     check(word_means, word, dtype, scalar)
+
+
+ANYWHERE = [word for word in MEANINGS if word not in (*COMPARISONS, "where", "where_scalar")]
+"""Words that take all numbers; what is compared is for ``where`` alone."""
 
 
 def random_program(seed: int) -> tuple[Program, list[float]]:
@@ -359,7 +549,7 @@ def random_program(seed: int) -> tuple[Program, list[float]]:
     operations: list[Operation] = []
     scalars: list[float] = []
     for number in range(len(inputs), len(inputs) + 12):
-        word = list(WORDS)[draw(len(WORDS))]
+        word = ANYWHERE[draw(len(ANYWHERE))]
         index = None
         if WORDS[word].scalar is not None:
             index = len(scalars)
@@ -518,9 +708,10 @@ def test_nothing_to_do(check):
 def test_blocks_cover_every_element():
     """Every tensor is cut into blocks, the last of which may be partial; empty ones have none."""
     lengths = [0, 1, fused_cuda.BLOCK, fused_cuda.BLOCK + 1, 0]
-    blocks = fused_cuda._blocks(torch.tensor(lengths))
+    blocks, ends = fused_cuda._blocks(torch.tensor(lengths))
     assert blocks.tolist() == [[1, 0], [2, 0], [3, 0], [3, 1]]
-    assert blocks.dtype is torch.int32
+    assert ends.tolist() == [0, 1, 2, 4, 4]
+    assert blocks.dtype is ends.dtype is torch.int32
 
 
 # The proof -----------------------------------------------------------------------------------------------------------
@@ -535,7 +726,7 @@ def tried(
     Returns:
         Why it may not serve, and again for the second process, and how many of the two launched it.
     """
-    rule, states, options = RULES[case]
+    rule, states, options = {**RULES, **REDUCING}[case]
     program, scalars = trace(rule, states, **options)
     if on_device:
         scalars = [torch.tensor(scalar, device=device) for scalar in scalars]
@@ -543,7 +734,11 @@ def tried(
     tries = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTIZOO_CACHE", folder)
-        original, launches = emit_triton.source, fused_cuda._launches
+        if not program.elementwise and device == "cpu":  # the interpreter takes a hundredth of a second a block
+            patch.setattr(proof, "LONG", (17 * fused_cuda.BLOCK,))
+            patch.setattr(proof, "CASES", proof.CASES[:2])
+        emitter = emit_triton if program.elementwise else emit_triton_stages
+        original, launches = emitter.source, fused_cuda._launches
 
         def source(*arguments: Any, **named: Any) -> str:
             text = original(*arguments, **named)
@@ -556,7 +751,7 @@ def tried(
             tries.append(1)
             return launches(*arguments, **named)
 
-        patch.setattr(emit_triton, "source", source)
+        patch.setattr(emitter, "source", source)
         patch.setattr(fused_cuda, "_launches", launched)
         said, counts = [], []
         reason = None
@@ -584,6 +779,9 @@ PROVEN: list[tuple[str, torch.dtype, torch.dtype, dict[str, bool]]] = [
     ("rprop", torch.float32, torch.float32, {}),
     ("momentum-first", torch.float32, torch.float64, {"on_device": True, "scaled": True}),
     ("adam-net", torch.float64, torch.float16, {}),
+    ("largest", torch.float32, torch.float32, {}),
+    ("chained", torch.float64, torch.float64, {"on_device": True}),
+    ("summed", torch.float16, torch.float32, {"scaled": True}),
 ]
 
 
@@ -607,6 +805,28 @@ MISTAKES: dict[str, tuple[tuple[str, str], str, torch.dtype]] = {
     "a state": (("tl.store(p2", "tl.store(p3"), "adam-amsgrad", torch.float32),
     "the gradient": (("tl.store(p0", "tl.store(p1"), "sgd", torch.float32),
     "the far form of lerp": (("s1, s1 - 1.0", "s1, s1"), "adam-amsgrad", torch.float32),
+    "a sum behind the end": (
+        ("part = tl.where(mask, part, 0.0)", "part = tl.where(mask, part, 1.0)"),
+        "lamb",
+        torch.float32,
+    ),
+    "no partial sums of its own": (("partials += 2 *", "partials += 0 *"), "lamb", torch.float32),
+    "the sum of another": (("partials + 1, tl.sum", "partials + 0, tl.sum"), "lamb", torch.float32),
+    "the first block": (("range(first, last", "range(first + 1, last"), "lamb", torch.float32),
+    "the last block": (("offsets < last", "offsets < last - 1"), "lamb", torch.float32),
+    "the blocks of another tensor": (("ends + tensor - 1,", "ends + tensor - 2,"), "lamb", torch.float32),
+    "blocks behind the first turn": (("sum0 = sum0 + more", "sum0 = more"), "lamb", torch.float32),
+    "no root": (("tl.sqrt(v", "tl.abs(v"), "lamb", torch.float32),
+    "the numbers of another tensor": (("numbers += 5 *", "numbers += 0 *"), "lamb", torch.float32),
+    "the count": (("tl.fdiv(v3, count)", "tl.fdiv(v3, count - 1)"), "centred", torch.float32),
+    "the largest of squares": (
+        ("v2.to(tl.float64)", "v2.to(tl.float64) * v2.to(tl.float64)"),
+        "largest",
+        torch.float32,
+    ),
+    "NaN beside the largest": (("tl.where(part == part, 0.0, part)", "0 * part"), "largest", torch.float32),
+    "half the digits of a sum": (("tl.sum(part)", "tl.sum(part.to(tl.float32))"), "summed", torch.float64),
+    "a number of the tensor": (("tl.float64)), v3)", "tl.float64)), v3 + 1)"), "summed", torch.float32),
 }
 
 
@@ -637,9 +857,14 @@ def test_the_interpreter_is_found_out(interpreter, tmp_path):
 # Without a device ----------------------------------------------------------------------------------------------------
 
 
-def test_every_word_has_an_expression():
-    """The emitter knows the whole vocabulary."""
-    assert WORDS.keys() <= emit_triton._EXPRESSIONS.keys()
+def test_every_word_of_the_kernels_has_both_expressions():
+    """What the kernels of the CPU compute, those of the GPU compute too, and the meaning of each word is tested."""
+    assert {name for name, word in WORDS.items() if word.triton} == {name for name, word in WORDS.items() if word.c}
+    elementwise = {name for name, word in WORDS.items() if word.triton and word.rank in (None, FULL)}
+    assert elementwise == MEANINGS.keys()
+    assert {
+        name for name, word in WORDS.items() if word.reduces and word.triton
+    } == emit_triton_stages.REDUCTIONS.keys()
 
 
 def test_unavailable_says_why():
@@ -669,7 +894,7 @@ def test_machine_code(monkeypatch, tmp_path, dtype, aligned):
     rule, states, options = RULES["adam-amsgrad"]
     program, scalars = trace(rule, states, **options)
     text = emit_triton.source(program, dtype, dtype, homes=(0, 2, 3, 4), on_device=[0], unscale=True, found_inf=True)
-    function = fused_cuda.Kernel(text).function
+    function = fused_cuda.Kernel(text).functions["optizoo_update"]
     types = {"table": "*i64", "blocks": "*i32", "s0": "*fp32", "scale": "*fp32", "found_inf": "*fp32"}
     types |= {f"s{index}": "fp64" if dtype == "float64" else "fp32" for index in range(1, len(scalars))}
     types |= {"ALIGNED": "constexpr", "BLOCK": "constexpr"}

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 import optizoo
 from optizoo.core.checks import OutOfRangeError, plain
 from optizoo.core.names import near_miss
-from tests.zoo import assert_same_state, parameters, run
+from tests.zoo import assert_same_state, parameters, run, shapes_for
 
 NAN, INF = float("nan"), float("inf")
 
@@ -122,20 +122,20 @@ CASES = [named(*case) for case in BAD]
 def test_constructor(name, options, error, message):
     """The constructor refuses it and says where."""
     with pytest.raises(error, match=re.escape(message) + ".*constructor"):
-        optizoo.create(name, parameters(), **options)
+        optizoo.create(name, parameters(of=name), **options)
 
 
 @pytest.mark.parametrize(("name", "options", "error", "message"), CASES)
 def test_group_of_the_constructor(name, options, error, message):
     """A group that is given to the constructor is checked like its arguments (torch checks no group)."""
     with pytest.raises(error, match=re.escape(message) + ".*param group 1"):
-        optizoo.create(name, [{"params": parameters()}, {"params": parameters(), **options}])
+        optizoo.create(name, [{"params": parameters(of=name)}, {"params": parameters(of=name), **options}])
 
 
 @pytest.mark.parametrize(("name", "options", "error", "message"), CASES)
 def test_added_group(name, options, error, message):
     """``add_param_group`` refuses it, and the optimizer has the groups that it had."""
-    optimizer = optizoo.create(name, parameters())
+    optimizer = optizoo.create(name, parameters(of=name))
     with pytest.raises(error, match=re.escape(message)):
         optimizer.add_param_group({"params": [Parameter(torch.zeros(1))], **options})
     assert len(optimizer.param_groups) == 1
@@ -356,19 +356,19 @@ FLAGS = {"numpy": numpy.True_, "one": 1, "tensor": torch.tensor(True), "array": 
 def steps_alike(name: str, option: str, value: Any, expected: Any) -> None:
     """Assert that a value works in constructor, group, added group, checkpoint, and written into a group."""
     kind, plainly = type(expected), {option: expected}
-    first = optizoo.create(name, parameters(), **{option: value})
-    group = optizoo.create(name, [{"params": parameters(), option: value}])
-    added = optizoo.create(name, [Parameter(torch.zeros(1))])
-    added.add_param_group({"params": parameters(), option: value})
-    checkpoint = optizoo.create(name, parameters()).state_dict()
+    first = optizoo.create(name, parameters(of=name), **{option: value})
+    group = optizoo.create(name, [{"params": parameters(of=name), option: value}])
+    added = optizoo.create(name, [Parameter(torch.zeros(shapes_for(name, [(1,)])[0]))])
+    added.add_param_group({"params": parameters(of=name), option: value})
+    checkpoint = optizoo.create(name, parameters(of=name)).state_dict()
     checkpoint["param_groups"][0][option] = value
-    restored = loaded(optizoo.create(name, parameters()), checkpoint)
+    restored = loaded(optizoo.create(name, parameters(of=name)), checkpoint)
     for optimizer in (first, group, added, restored):
         found = optimizer.param_groups[-1][option]
         assert found == expected
         assert type(found) is kind
     for backend in ({}, {"foreach": True}, {"foreach": False}):
-        ours, theirs = (optizoo.create(name, parameters(), **backend) for _ in range(2))
+        ours, theirs = (optizoo.create(name, parameters(of=name), **backend) for _ in range(2))
         run(ours, range(1))
         run(theirs, range(1))
         ours.param_groups[0][option] = value

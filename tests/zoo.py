@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from optizoo.testing import has_torch_twin
 from optizoo.testing.pairwise import pairwise
+from optizoo.testing.streams import Shapes, fitted
 from optizoo.testing.verify import option_combinations
 from optizoo.zoo import optimizer_class
 
@@ -78,6 +79,13 @@ FEW = [
         ("cautiousadamw", {}),
         ("stableadamw", {}),
         ("lamb", {}),
+        ("asgd", {"t0": 3, "weight_decay": 0.05}),
+        ("adafactor", {}),
+        ("muon", {}),
+        ("normuon", {}),
+        ("schedulefreesgd", {"lr": 0.01}),
+        ("schedulefreeadamw", {"warmup_steps": 8}),
+        ("prodigy", {"d0": 1e-3}),
     ]
 ]
 """One case for each rule, for promises that do not depend on the options."""
@@ -87,12 +95,29 @@ FEW_STEPS = 20
 """In so many steps a tier rejects every mutant that it rejects at all (``tests/test_testing_kit.py``)."""
 
 
-def parameters(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Parameter]:
-    """Return two small parameters; a function of the seed."""
+def parameters(dtype: torch.dtype = torch.float32, seed: int = 0, *, of: str = "sgd") -> list[Parameter]:
+    """Return two small parameters, a matrix and, if the optimizer ``of`` takes it, a vector; a function of the seed."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in ((4, 3), (3,))
+        Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape in shapes_for(of, [(4, 3), (3,)])
     ]
+
+
+def shapes_for(name: str, shapes: Sequence[Sequence[int]]) -> Shapes:
+    """Return shapes as an optimizer takes them: with ones in front where it takes matrices only."""
+    return fitted(shapes, optimizer_class(name).least_dimensions)
+
+
+def only(cases: list, holds: Callable[[Any], bool]) -> list:
+    """Return the cases of the optimizers whose class is as ``holds`` says."""
+    return [case for case in cases if holds(optimizer_class(case.values[0]))]
+
+
+def torchs_loop(name: str) -> dict[str, bool]:
+    """Return what makes an optimizer run as torch's loop and keeps torch's group keys: Muon of torch has loops only."""
+    known = inspect.signature(optimizer_class(name).namesake or optimizer_class(name)).parameters
+    return {"foreach": False} if "foreach" in known else {}
 
 
 def feed(params: list[Parameter], step: int) -> None:

@@ -64,6 +64,8 @@ def choose(
         return Choice("loop", "torch.compile is tracing the step")
     if type(param) not in _PLAIN_TYPES or type(grad) is not Tensor:
         return Choice("loop", f"{type(param).__name__} with a gradient of {type(grad).__name__} is not a plain tensor")
+    if param.is_meta:
+        return Choice("loop", "a tensor on meta has no values")
     if any(state.layout is not torch.strided for state in states):
         return Choice("loop", "a state is sparse, of an earlier gradient that was")
     if obstacle is None:

@@ -16,10 +16,10 @@ import triton
 ...
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optizoo.backends.trace import Operation, Program
-from optizoo.core.rule import WORDS
+from optizoo.core.rule import FULL, WORDS
 
 # Type of a tensor -> Triton's type of an element, and the type in which it is computed. In 16 bits every operand is
 # widened when it is read and the result rounded once, when it is written.
@@ -31,7 +31,7 @@ TYPES: dict[str, tuple[str, str]] = {
 }
 
 # Triton has correctly rounded functions of their own in float32, where the plain ones are approximations.
-_FUNCTIONS = {
+FUNCTIONS = {
     "tl.float32": {"real": "tl.float32", "divide": "tl.div_rn", "sqrt": "tl.sqrt_rn"},
     "tl.float64": {"real": "tl.float64", "divide": "tl.fdiv", "sqrt": "tl.sqrt"},
 }
@@ -104,13 +104,10 @@ def source(
     values = ["row", "start", "count", *scalars, *(["scale"] if unscale else [])]
     body = _body(program, [elements.get(column, element) for column in range(columns)], real, homes, unscale)
 
-    parameters = ["table", "blocks", *(["scalars"] if in_rows else [])]
-    prologue = [f"{name} = tl.load(numbers + {index})" for index, name in enumerate(scalars) if in_rows]
-    for index, name in enumerate(scalars if not in_rows else ()):
-        # The annotation fixes the type of a number, which Triton would else pass as float32 at most.
-        parameters.append(name if index in on_device else f"{name}: {real}")
-        value = f"tl.load({name}).to({real})" if index in on_device else f"tl.full((), {name}, {real})"
-        prologue.append(f"{name} = {value}")
+    parameters, prologue = ["scalars"], [f"{name} = tl.load(numbers + {index})" for index, name in enumerate(scalars)]
+    if not in_rows:
+        parameters, prologue = given(scalars, real, on_device)
+    parameters = ["table", "blocks", *parameters]
     if unscale:
         parameters.append("scale")
         prologue.append(f"scale = tl.load(scale).to({real})")
@@ -133,25 +130,60 @@ def source(
     )
 
 
+def given(scalars: Sequence[str], real: str, on_device: Collection[int]) -> tuple[list[str], list[str]]:
+    """Return the parameters of scalars that are no rows, and the lines that make them numbers of the type ``real``."""
+    parameters, lines = [], []
+    for index, name in enumerate(scalars):
+        # The annotation fixes the type of a number, which Triton would else pass as float32 at most.
+        parameters.append(name if index in on_device else f"{name}: {real}")
+        value = f"tl.load({name}).to({real})" if index in on_device else f"tl.full((), {name}, {real})"
+        lines.append(f"{name} = {value}")
+    return parameters, lines
+
+
 def _body(program: Program, elements: Sequence[str], real: str, homes: Sequence[int], unscale: bool) -> list[str]:
     """Return the lines that update one block."""
+    lines = opening(dict(enumerate(elements)))
+    for column, name in enumerate(program.inputs):
+        lines += load(column, name, real, unscale=unscale)
+    for number, operation in enumerate(program.operations, start=len(program.inputs)):
+        lines.append(f"v{number} = {expression(operation, real)}")
+    return lines + [store(*each, elements) for each in written(program, homes)]
+
+
+def opening(elements: Mapping[int, str]) -> list[str]:
+    """Return the lines that find a block in the columns, given the type of an element of each."""
     lines = ["offsets = tl.arange(0, BLOCK)", "mask = (offsets < count) if MASKED else None"]
-    for column, element in enumerate(elements):
+    for column, element in elements.items():
         lines.append(f"p{column} = tl.load(row + {column + 1}).to(tl.pointer_type({element}))")
     lines.append("if ALIGNED:")
-    lines += [f"    p{column} = tl.multiple_of(p{column}, 16)" for column in range(len(elements))]
-    for column, name in enumerate(program.inputs):
-        lines.append(f"v{column} = tl.load(p{column} + start + offsets, mask=mask).to({real})  # {name}")
-        if name == "grad" and unscale:
-            lines.append(f"v{column} = {_FUNCTIONS[real]['divide']}(v{column}, scale)")
-    for number, operation in enumerate(program.operations, start=len(program.inputs)):
-        lines.append(f"v{number} = {_expression(operation, real)}")
-    for (name, value), column in zip(program.outputs, homes, strict=True):
-        if value != column or column >= len(program.inputs):  # values and columns share numbers for the inputs only
-            lines.append(f"tl.store(p{column} + start + offsets, v{value}.to({elements[column]}), mask=mask)  # {name}")
+    return lines + [f"    p{column} = tl.multiple_of(p{column}, 16)" for column in elements]
+
+
+def load(column: int, name: str, real: str, *, unscale: bool) -> list[str]:
+    """Return the lines that read a block of an input of a program."""
+    lines = [f"v{column} = tl.load(p{column} + start + offsets, mask=mask).to({real})  # {name}"]
+    if name == "grad" and unscale:
+        lines.append(f"v{column} = {FUNCTIONS[real]['divide']}(v{column}, scale)")
     return lines
 
 
-def _expression(operation: Operation, real: str) -> str:
+def written(program: Program, homes: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Return for every output whose elements are written its name, its value and its column."""
+    return [
+        (name, value, column)
+        for (name, value), column in zip(program.outputs, homes, strict=True)
+        # Values and columns share numbers for the inputs only.
+        if program.rank[value] == FULL and (value != column or column >= len(program.inputs))
+    ]
+
+
+def store(name: str, value: int, column: int, elements: Sequence[str]) -> str:
+    """Return the line that writes a block of an output."""
+    return f"tl.store(p{column} + start + offsets, v{value}.to({elements[column]}), mask=mask)  # {name}"
+
+
+def expression(operation: Operation, real: str) -> str:
+    """Return the expression of a word, computed in the type ``real``."""
     operands = [f"v{operand}" for operand in operation.operands]
-    return WORDS[operation.word].triton.format(*operands, s=f"s{operation.scalar}", **_FUNCTIONS[real])
+    return WORDS[operation.word].triton.format(*operands, s=f"s{operation.scalar}", **FUNCTIONS[real])

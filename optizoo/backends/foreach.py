@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optizoo.backends.loop import Columns
 from optizoo.backends.trace import TOTAL, Program, running, trace
-from optizoo.core.rule import FULL, WORDS, Word
+from optizoo.core.rule import FULL, VIEWS, WORDS, Word
 
 _IN_PLACE = (torch.float32, torch.float64)
 
@@ -40,10 +40,18 @@ def update(
     in_place = params[0].dtype in _IN_PLACE
     results = replay(program, _on_host(scalars), inputs, in_place=in_place)
     made: dict[str, list[Any]] = {name: [number] * len(params) for name, number in numbers.items()}
-    if in_place and _settled(program):
-        return made
+    if not (in_place and _settled(program)):
+        made |= _brought_home(program, inputs, results)
+    return made
+
+
+def _brought_home(
+    program: Program, inputs: Sequence[Sequence[Tensor]], results: Iterable[Sequence[Tensor]]
+) -> dict[str, list[Tensor]]:
+    """Copy the results of a program into its inputs of their names, and return those that have no such input."""
     homes = dict(zip(program.inputs, inputs, strict=True))
     taken = [id(tensors) for tensors in inputs]
+    made: dict[str, list[Tensor]] = {}
     for (name, _), result in zip(program.outputs, results, strict=True):
         home = homes.get(name)
         if result is home:
@@ -83,19 +91,21 @@ class Launch:
     """A program with the lists that it updates, for a step that is repeated.
 
     Args:
-        program: What to compute; its outputs must settle in its inputs.
+        program: What to compute; its outputs are among its inputs.
         columns: For every input of the program, the tensors.
 
     Raises:
-        ValueError: The program makes states, or needs more than to be replayed.
+        ValueError: The program makes states.
     """
 
     def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]]):
-        if columns[0][0].dtype not in _IN_PLACE or not program.elementwise or not _settled(program):
-            raise ValueError("the outputs do not settle in the inputs")
+        if not {name for name, _ in program.outputs} <= {*program.inputs}:
+            raise ValueError("a state is made")
+        self._program, in_place = program, columns[0][0].dtype in _IN_PLACE
+        self._settled = in_place and _settled(program)
         self.tensors = len(columns[0])
         self.pointers = (ctypes.c_void_p * (self.tensors * len(columns)))()  # the watch writes them; nobody reads them
-        self._calls = _calls(program, in_place=True)
+        self._calls = _calls(program, in_place)
         self.params, _, *self._states = columns
         self._scalars: list[Any] = []
 
@@ -105,7 +115,10 @@ class Launch:
 
     def run(self, grads: Sequence[Tensor]) -> None:
         """Update the tensors with these gradients of ``params``."""
-        _execute(self._calls, self._scalars, [self.params, grads, *self._states])
+        inputs = [self.params, grads, *self._states]
+        values = _execute(self._calls, self._scalars, [*inputs])
+        if not self._settled:
+            _brought_home(self._program, inputs, [values[value] for _, value in self._program.outputs])
 
 
 def replay(
@@ -140,16 +153,16 @@ def _execute(calls: Iterable[tuple[Any, ...]], scalars: Sequence[Any], values: l
 
 def _in_lists(word: Word, *, in_place: bool) -> Callable[..., Any] | None:
     """Return torch's function for a word over lists, where there is one."""
-    return None if word.arguments else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
+    by_one = word.arguments or word.last
+    return None if by_one else getattr(torch, f"_foreach_{word.call}{'_' if in_place else ''}", None)
 
 
 _BY_ONE = "each tensor by itself"
 
 
-def _one(word: Word) -> Callable[..., Tensor]:
-    if word.second is not None or word.scalar is None:
-        return word.apply
-    return lambda *operands, numbers: word.apply(*operands, numbers=numbers[:1])
+def _one(word: Word, in_place: bool) -> Callable[..., Tensor]:
+    count = 2 if word.second is not None else 1
+    return lambda *operands, numbers: word.apply(*operands, numbers=numbers[:count], in_place=in_place)
 
 
 def _settled(program: Program) -> bool:
@@ -166,7 +179,7 @@ def _calls(program: Program, in_place: bool) -> tuple[tuple[Any, ...], ...]:
         word = WORDS[operation.word]
         function = _in_lists(word, in_place=overwrite)
         if function is None:  # there is no such word for lists
-            calls.append((_one(word), operation.operands, operation.scalar, _BY_ONE, False))
+            calls.append((_one(word, overwrite), operation.operands, operation.scalar, _BY_ONE, overwrite))
             continue
         keyword = "alpha" if operation.word == "add" else None  # the others take their number in place
         calls.append((function, operation.operands, operation.scalar, keyword, overwrite))
@@ -183,7 +196,7 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
     last_use = program.last_use
     home: dict[int, str] = {}  # value -> the input in whose memory it may live
     for name, value in program.outputs:
-        while value >= count:
+        while value >= count and value not in home:  # of two outputs of one value, the first lives in its memory
             home[value] = name
             first = program.operations[value - count].operands[0]
             if last_use[first] != value - count:
@@ -197,7 +210,8 @@ def settle(program: Program) -> tuple[tuple[bool, ...], bool]:
         dies = last_use[first] == index
         overwrite = dies and (memory[first] is None or memory[first] == home.get(count + index))
         overwrite &= program.rank[first] == program.rank[count + index] == FULL
-        overwrite &= _in_lists(WORDS[operation.word], in_place=True) is not None
-        memory.append(memory[first] if overwrite else None)
+        word = WORDS[operation.word]
+        overwrite &= word.last is not None or _in_lists(word, in_place=True) is not None
+        memory.append(memory[first] if overwrite else "that of another value" if operation.word in VIEWS else None)
         overwrites.append(overwrite)
     return tuple(overwrites), all(memory[value] == name for name, value in program.outputs)

@@ -177,7 +177,9 @@ def _fresh(program: Program, params: Sequence[Tensor], dtype: torch.dtype | None
     rank = {name: program.rank[value] for name, value in program.outputs}
     return {
         name: [
-            torch.empty_like(param, dtype=dtype) if rank[name] == FULL else torch.empty((), dtype=NUMBERS)
+            torch.empty_like(param, dtype=dtype)
+            if rank[name] == FULL
+            else torch.empty((), dtype=NUMBERS, device=param.device)
             for param in params
         ]
         for name in emit_c.fresh_outputs(program)
@@ -344,8 +346,6 @@ def obstacle(
                 return f"there is no kernel for {program.unkerneled}"
             if param.is_cuda and state_dtype not in (None, param.dtype):
                 return "there is no kernel for states of another type than the parameters on CUDA"
-            if param.is_cuda and not program.elementwise:
-                return "there is no kernel for numbers of whole tensors on CUDA"
             if param.is_cuda:
                 fused_cuda.prove(program, scalars, param, grad, unscale=grad_scale, found_inf=found_inf)
             else:

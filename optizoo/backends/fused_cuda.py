@@ -1,5 +1,7 @@
 """The fused backend on CUDA: the traced rule as one Triton kernel that updates all tensors of a bucket in one launch.
 
+Where a rule reduces tensors, further kernels go before it on the same stream, two for each stage.
+
 Triton is imported when it is needed. With ``TRITON_INTERPRET=1`` in the environment of the process its interpreter runs
 the same kernels on tensors of the CPU: slow, and meant for tests.
 """
@@ -17,13 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optizoo.backends import build, emit_triton, proof
+from optizoo.backends import build, emit_triton, emit_triton_stages, proof
 from optizoo.backends.build import BuildError
 from optizoo.backends.emit_c import fresh_outputs
 from optizoo.backends.trace import Program
 
 BLOCK = 1024
 """Elements that one program of a launch updates."""
+
+PARTIALS = 1024
+"""Partial sums of blocks that are added at once, where a rule reduces tensors."""
 
 WARPS = 4
 """Warps of a program: each thread has eight elements, two loads of 16 bytes in float32."""
@@ -42,6 +47,7 @@ def launch(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     memory: dict[str, Any] | None = None,
+    partials: int = PARTIALS,
 ) -> None:
     """Execute ``program`` over lists of tensors on the current stream, without waiting for the device.
 
@@ -55,11 +61,14 @@ def launch(
         inputs: For every input of the program a list of tensors. Those of one list share their dtype, and the lists of
             the parameter and the states share one. Tensors at one place of the lists share shape and strides and fill
             their memory without gaps or overlap.
-        outputs: For every output of the program the tensors to write: those of the input of its name, or new ones.
+        outputs: For every output of the program the tensors to write: those of the input of its name, or new ones; for
+            a number of the tensor, new float64 tensors of one element.
         rows: For every tensor of a list its row of the scalars; without it they are one row, which all have.
         grad_scale: One float32 by which gradients are divided as they are read.
         found_inf: One float32; where it is not zero nothing is written.
         memory: Kept by the caller between the launches of a bucket: what is already on the device. Needed in a capture.
+        partials: Partial sums of blocks that are added at once, a power of two. A proof takes few, as if the tensors
+            were long.
 
     Raises:
         RuntimeError: A launch in a CUDA graph has no ``memory``.
@@ -67,22 +76,23 @@ def launch(
     device = inputs[0][0].device
     homes, columns = _homes(program, inputs, outputs)
     if memory is None:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if _capturing(device):
             raise RuntimeError("launch in a CUDA graph needs `memory`, which the replays read; pass a dict and keep it")
         memory = {}
     tables = _tables(columns, device, memory, rows)
-    if not tables.programs:
+    if not tables.programs and program.elementwise:
         return
     types: Kinds = IN_ROWS
     if rows is None:
         values = [_argument(scalar, device) for scalar in scalars]
         types = tuple(value.dtype if isinstance(value, Tensor) else None for value in values)
     else:
-        values = [_in_rows(scalars, inputs[0][0], memory)]
+        real = torch.promote_types(inputs[0][0].dtype, torch.float32) if program.elementwise else torch.float64
+        values = [_in_rows(scalars, real, device, memory)]
     options = {"unscale": grad_scale is not None, "found_inf": found_inf is not None}
     kernel = kernel_for(program, inputs[0][0].dtype, inputs[1][0].dtype, homes, types, **options)
     extras = [extra for extra in (grad_scale, found_inf) if extra is not None]
-    kernel.run(device, tables, [*values, *extras])
+    kernel.run(device, tables, [*_room(program, tables, memory), *values, *extras], partials)
 
 
 IN_ROWS = "in rows"
@@ -92,10 +102,9 @@ Kinds = tuple[torch.dtype | None, ...] | str
 """For every scalar its type if it is a tensor, and ``None`` if it is a number; or :data:`IN_ROWS`."""
 
 
-def _in_rows(rows: Sequence[Sequence[Any]], param: Tensor, memory: dict[str, Any]) -> Tensor:
-    """Return rows of scalars in the memory of the device of a parameter, in the type in which is computed there."""
-    device, real = param.device, torch.promote_types(param.dtype, torch.float32)
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+def _in_rows(rows: Sequence[Sequence[Any]], real: torch.dtype, device: torch.device, memory: dict[str, Any]) -> Tensor:
+    """Return rows of scalars in the memory of a device, in a type."""
+    capturing = _capturing(device)
     scalars = [_argument(scalar, device) for row in rows for scalar in row]
     if not capturing and not any(isinstance(scalar, Tensor) for scalar in scalars):
         host = _pinned((len(scalars),), real, device)
@@ -110,6 +119,22 @@ def _in_rows(rows: Sequence[Sequence[Any]], param: Tensor, memory: dict[str, Any
     if capturing:
         memory.setdefault("captured", []).append(table)
     return table
+
+
+def _room(program: Program, tables: "Tables", memory: dict[str, Any]) -> list[Tensor]:
+    """Return what the passes of a program with reductions take beside the tables, and hand on to each other."""
+    if program.elementwise:
+        return []
+    numbers, reductions = emit_triton_stages.widths(program)
+    sizes = [numbers * len(tables.lengths), reductions * tables.programs]
+    room = torch.empty(sum(sizes), dtype=torch.float64, device=tables.device)
+    if _capturing(tables.device):
+        memory.setdefault("captured", []).append(room)
+    return [tables.ends, *room.split(sizes)]
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -168,10 +193,10 @@ def _homes(
 
 
 class Kernel:
-    """A kernel of Triton, compiled for each device when it first runs there.
+    """The kernels of a text for Triton, compiled for each device when they first run there.
 
     Args:
-        text: The module of :func:`optizoo.backends.emit_triton.source`.
+        text: The module of :func:`optizoo.backends.emit_triton.source`, or of its namesake for reductions.
     """
 
     def __init__(self, text: str):
@@ -181,24 +206,34 @@ class Kernel:
         linecache.cache[f"<{name}>"] = (len(text), None, text.splitlines(keepends=True), f"<{name}>")
         namespace: dict[str, Any] = {"__name__": name}
         exec(compile(text, f"<{name}>", "exec"), namespace)
-        self.function = namespace["optizoo_update"]
-        self._compiled: dict[tuple[torch.device, bool], Any] = {}
+        self.functions = {key: value for key, value in namespace.items() if key.startswith("optizoo_")}
+        """In the order in which they are launched."""
+        self._compiled: dict[tuple[str, torch.device, bool, int], Any] = {}
 
-    def run(self, device: torch.device, tables: "Tables", arguments: Sequence[Any]) -> None:
-        """Launch the kernel on the current stream of ``device``."""
+    def run(self, device: torch.device, tables: "Tables", arguments: Sequence[Any], partials: int = PARTIALS) -> None:
+        """Launch the kernels on the current stream of ``device``."""
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
-                return self.run(device, tables, arguments)
-        grid = (tables.programs, 1, 1)
-        arguments = [tables.table, tables.blocks, *arguments, tables.aligned, BLOCK]
-        compiled = self._compiled.get((device, tables.aligned))
+                return self.run(device, tables, arguments, partials)
+        for name in self.functions:
+            if name.startswith("optizoo_finish"):
+                self._launch(name, len(tables.lengths), device, tables, arguments, partials)
+            elif tables.programs:
+                self._launch(name, tables.programs, device, tables, arguments, BLOCK)
+        return None
+
+    def _launch(
+        self, name: str, programs: int, device: torch.device, tables: "Tables", arguments: Sequence[Any], block: int
+    ) -> None:
+        grid = (programs, 1, 1)
+        arguments = [tables.table, tables.blocks, *arguments, tables.aligned, block]
+        compiled = self._compiled.get((name, device, tables.aligned, block))
         if compiled is None:
-            compiled = self.function[grid](*arguments, num_warps=WARPS, enable_fp_fusion=False)
+            compiled = self.functions[name][grid](*arguments, num_warps=WARPS, enable_fp_fusion=False)
             if compiled is not None:  # the interpreter compiles nothing
-                self._compiled[device, tables.aligned] = compiled
+                self._compiled[name, device, tables.aligned, block] = compiled
         else:  # the types of the arguments never change, so Triton need not look at them again
             compiled[grid](*arguments)
-        return None
 
 
 @lru_cache(maxsize=1024)
@@ -237,7 +272,8 @@ def _text(
     found_inf: bool,
 ) -> str:
     in_rows = isinstance(scalar_types, str)
-    return emit_triton.source(
+    source = emit_triton.source if program.elementwise else emit_triton_stages.source
+    return source(
         program,
         str(dtype).removeprefix("torch."),
         str(grad_dtype).removeprefix("torch."),
@@ -285,7 +321,7 @@ def prove(
         kinds = tuple(each.dtype if isinstance(each, Tensor) else None for each in arguments)
     key = program, param.dtype, grad.dtype, kinds, unscale, found_inf, device
     if key not in _verdicts:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if _capturing(device):
             raise BuildError("no kernel can be built while a CUDA graph is captured; make a step before")
         _verdicts[key] = _verdict(program, param.dtype, grad.dtype, kinds, device, unscale=unscale, found_inf=found_inf)
     if (reason := _verdicts[key]) is not None:
@@ -363,12 +399,17 @@ def _launches(
     inputs, outputs = columns[: len(program.inputs)], [columns[home] for home in homes]
     memory: dict[str, Any] = {}
 
-    def repeated() -> None:
-        launch(program, scalars, inputs, outputs, rows, grad_scale=scale, found_inf=flag, memory=memory)
+    def repeated(partials: int = PARTIALS) -> None:
+        launch(
+            program, scalars, inputs, outputs, rows, grad_scale=scale, found_inf=flag, memory=memory, partials=partials
+        )
 
     for way in ("first launch", "second launch"):
         repeated()
         yield way, True
+    if not program.elementwise:
+        repeated(partials=16)
+        yield "many partial sums", True
     if device.type == "cuda":
         graph = _captured(repeated, device)
         for way in ("captured", "replayed again"):
@@ -436,6 +477,7 @@ class Tables(NamedTuple):
         rows: For every tensor its row of scalars.
         table: For every tensor its number of elements, its address in each column, and its row of scalars.
         blocks: For every program of a launch the tensor, and which block of it.
+        ends: For every tensor the number of blocks of the tensors up to it.
         programs: Number of programs.
         aligned: Whether all addresses are multiples of 16.
         hosts: Pinned memory from which the two were copied: a captured copy reads it at every replay.
@@ -447,6 +489,7 @@ class Tables(NamedTuple):
     rows: list[int]
     table: Tensor
     blocks: Tensor
+    ends: Tensor
     programs: int
     aligned: bool
     hosts: list[Tensor]
@@ -456,7 +499,7 @@ def _tables(
     columns: Sequence[Sequence[Tensor]], device: torch.device, memory: dict[str, Any], rows: Sequence[int] | None
 ) -> Tables:
     """Return the tables of ``columns``; nothing is copied to the device while tensors stay where they are."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    capturing = _capturing(device)
     own_rows = [0] * len(columns[0]) if rows is None else [*rows]
     lengths = [tensor.numel() for tensor in columns[0]]
     pointers = [tensor.data_ptr() for column in columns for tensor in column]
@@ -491,19 +534,26 @@ def _made(
     table = host.copy_(rows).to(device, non_blocking=True)
     if known is not None and known.lengths == lengths and known.device == device:
         hosts = [host, *known.hosts[1:]]
-        return Tables(device, lengths, pointers, own_rows, table, known.blocks, known.programs, aligned, hosts)
-    blocks = _blocks(rows[:, 0])
-    host_blocks = _pinned(blocks.shape, blocks.dtype, device).copy_(blocks)
-    moved = host_blocks.to(device, non_blocking=True)
-    return Tables(device, lengths, pointers, own_rows, table, moved, len(blocks), aligned, [host, host_blocks])
+        return known._replace(pointers=pointers, rows=own_rows, table=table, aligned=aligned, hosts=hosts)
+    blocks, ends = _blocks(rows[:, 0])
+    host_blocks = _pinned((blocks.numel() + len(ends),), torch.int32, device)
+    torch.cat([blocks.flatten(), ends], out=host_blocks)
+    moved, moved_ends = host_blocks.to(device, non_blocking=True).split([blocks.numel(), len(ends)])
+    hosts = [host, host_blocks]
+    return Tables(device, lengths, pointers, own_rows, table, moved, moved_ends, len(blocks), aligned, hosts)
 
 
-def _blocks(lengths: Tensor) -> Tensor:
-    """Return the tensor and the number of every block, in order: ``(blocks, 2)`` of int32."""
+def _blocks(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tensor and the number of every block, in order: ``(blocks, 2)``, and where those of a tensor end.
+
+    Both are int32.
+    """
     counts = (lengths + BLOCK - 1) // BLOCK
+    ends = counts.cumsum(0)
     tensors = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), counts)
-    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return torch.stack([tensors, torch.arange(len(tensors), device="cpu") - first], dim=1).to(torch.int32)
+    first = torch.repeat_interleave(ends - counts, counts)
+    blocks = torch.stack([tensors, torch.arange(len(tensors), device="cpu") - first], dim=1)
+    return blocks.to(torch.int32), ends.to(torch.int32)
 
 
 def _pinned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

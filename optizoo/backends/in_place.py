@@ -5,7 +5,7 @@ subclass may know the words of ``torch.optim``'s own loop and no others. Those a
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from optizoo.backends.trace import Program, TraceError, running, trace
 from optizoo.core.rule import WORDS
 
 _PLAIN = (Tensor, Parameter)
+_APPLIED = "as the rule calls it"
 _SCALINGS = ("neg", "mul_scalar", "div_scalar")
 
 
@@ -45,7 +46,9 @@ def update(
             program, scalars = trace(rule, present, maximize=maximize, **options)
         except TraceError:  # only the loop can follow
             pass
-    if program is None or not program.elementwise:
+    valueless = params[0].is_meta or hasattr(params[0], "fake_mode")  # no number of a tensor can be read
+    if program is None or (not program.elementwise and (plain or valueless or grads[0].is_sparse)):
+        tensor_scalars = tensor_scalars or valueless
         further = {"maximize": maximize, "differentiable": differentiable, "tensor_scalars": tensor_scalars}
         return loop.update(rule, params, grads, states, **further, **options)
     scalars = [float(scalar) if isinstance(scalar, Tensor) else scalar for scalar in scalars]
@@ -151,14 +154,15 @@ def _written(program: Program, scalars: Sequence[Any], inputs: Sequence[Tensor])
     values = _execute(calls, scalars, [*inputs])
     if settle(program)[1]:
         return {}
-    made = {}
-    taken = list(inputs)
     homes = dict(zip(program.inputs, inputs, strict=True))
-    for name, value in program.outputs:
-        result = values[value]
-        if result is not homes.get(name):
-            made[name] = result.clone() if any(result is tensor for tensor in taken) else result
-            taken.append(result)
+    made = {name: values[value] for name, value in program.outputs if values[value] is not homes.get(name)}
+    taken = list(inputs)
+    written = [homes[name] for name in made if name in homes]
+    for name, result in made.items():
+        # No new state shares memory, and none is read after it was written.
+        if any(result is tensor for tensor in (written if name in homes else taken)):
+            made[name] = result.clone()
+        taken.append(result)
     for name in homes.keys() & made.keys():
         homes[name].copy_(made.pop(name))
     return made
@@ -168,7 +172,9 @@ def _execute(calls: Iterable[tuple[Any, ...]], scalars: Sequence[Any], values: l
     """Make the calls on values, and append what each returns."""
     for function, operands, scalar, keyword in calls:
         arguments = [values[operand] for operand in operands]
-        if scalar is None:
+        if keyword is _APPLIED:
+            values.append(function(*arguments, numbers=() if scalar is None else scalars[scalar : scalar + 2]))
+        elif scalar is None:
             values.append(function(*arguments))
         elif keyword is None:
             values.append(function(*arguments, scalars[scalar]))
@@ -188,7 +194,11 @@ def _calls(program: Program, *kinds: tuple[torch.dtype, bool]) -> tuple[tuple[An
         return None
     calls = []
     for operation, overwrite in zip(program.operations, settle(program)[0], strict=True):
-        word, keyword = operation.word.removesuffix("_scalar"), WORDS[operation.word].scalar
+        known = WORDS[operation.word]
+        word, keyword = operation.word.removesuffix("_scalar"), known.scalar
+        if known.arguments or known.last or known.second:
+            calls.append((partial(known.apply, in_place=overwrite), operation.operands, operation.scalar, _APPLIED))
+            continue
         function = getattr(Tensor, f"{word}_", _maximum_) if overwrite else getattr(Tensor, word)
         by_place = len(operation.operands) == 1 or keyword == "weight"
         calls.append((function, operation.operands, operation.scalar, None if by_place else keyword))

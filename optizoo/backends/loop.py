@@ -218,23 +218,39 @@ class Operand:
 
     def add(self, other, *, alpha=1):
         """Return self + alpha · other."""
-        return Operand(self.tensor + _tensor(alpha) * _tensor(other))
+        other = _tensor(other)
+        if not isinstance(alpha, (Operand, Tensor)):
+            return Operand(self.tensor.add(other, alpha=alpha))
+        wide = torch.promote_types(self.tensor.dtype, other.dtype)
+        return Operand(self.tensor + _tensor(alpha) * other.to(wide))
 
     def lerp(self, end, weight):
         """Return self + weight · (end - self)."""
-        return Operand(self.tensor + _tensor(weight) * (_tensor(end) - self.tensor))
+        end = _tensor(end)
+        if not isinstance(weight, (Operand, Tensor)):
+            return Operand(self.tensor.lerp(end, weight))
+        return Operand(self.tensor + _tensor(weight) * (end - self.tensor))
 
     def addcmul(self, tensor1, tensor2, *, value=1):
         """Return self + value · tensor1 · tensor2."""
-        return Operand(self.tensor + _tensor(value) * (_tensor(tensor1) * _tensor(tensor2)))
+        tensor1, tensor2 = _tensor(tensor1), _tensor(tensor2)
+        if not isinstance(value, (Operand, Tensor)):
+            return Operand(self.tensor.addcmul(tensor1, tensor2, value=value))
+        return Operand(self.tensor + _tensor(value) * (tensor1 * tensor2))
 
     def addcdiv(self, tensor1, tensor2, *, value=1):
         """Return self + value · tensor1 / tensor2."""
-        return Operand(self.tensor + _tensor(value) * (_tensor(tensor1) / _tensor(tensor2)))
+        tensor1, tensor2 = _tensor(tensor1), _tensor(tensor2)
+        if not isinstance(value, (Operand, Tensor)):
+            return Operand(self.tensor.addcdiv(tensor1, tensor2, value=value))
+        return Operand(self.tensor + _tensor(value) * (tensor1 / tensor2))
 
     def addmm(self, mat1, mat2, *, beta=1, alpha=1):
         """Return beta · self + alpha · mat1 @ mat2."""
-        return Operand(_tensor(beta) * self.tensor + _tensor(alpha) * (_tensor(mat1) @ _tensor(mat2)))
+        mat1, mat2 = _tensor(mat1), _tensor(mat2)
+        if not isinstance(beta, (Operand, Tensor)) and not isinstance(alpha, (Operand, Tensor)):
+            return Operand(self.tensor.addmm(mat1, mat2, beta=beta, alpha=alpha))
+        return Operand(_tensor(beta) * self.tensor + _tensor(alpha) * (mat1 @ mat2))
 
     def __matmul__(self, other):
         return Operand(self.tensor @ _tensor(other))

@@ -6,6 +6,8 @@ strides. So a plan either repeats exactly what the long way would do, or says th
 
 Options that are floats are no part of what must stay: they are read anew, and the formulas of the rule evaluated in C
 (:mod:`optizoo.backends.formulas`). Where an option is a tensor, or a formula has no equal in C, Python evaluates it.
+The counters and the numbers that run beside them are known: they must hold what the last step has left, and get their
+new value, in the type that they have, when nothing can refuse the step any more.
 """
 
 import ctypes
@@ -22,12 +24,13 @@ import torch
 from torch import Tensor
 
 from optizoo.backends import foreach, fused
-from optizoo.backends.formulas import Code, InexpressibleError, compiled, condition, instruction
+from optizoo.backends.formulas import Code, InexpressibleError, Number, compiled, condition, instruction
 from optizoo.backends.reader import reader
 from optizoo.backends.trace import Wiring
+from optizoo.core.rule import step_dtype
 
-_FREE, _PINNED, _TENSOR, _COUNTER, _NUMBER, _TUPLE = range(6)  # kinds of an item in step.c
-_HELD = 18  # the place of `held` in watch_t
+_FREE, _PINNED, _TENSOR, _COUNTER, _RUNNING, _NUMBER, _TUPLE = range(7)  # kinds of an item in step.c
+_HELD = 21  # the place of `held` in watch_t
 
 Arguments = Callable[["Task"], Sequence[Any] | None]
 
@@ -37,8 +40,11 @@ class Task(NamedTuple):
 
     Attributes:
         group: The param group.
-        names: What the wiring takes, in order: options, and ``step``.
-        values: What they were, without ``step``.
+        names: What the wiring takes, in order: options, ``step``, what hangs on the parameters alone, and the running
+            numbers.
+        values: What the options were.
+        constants: What hangs on the parameters, and is as it was while their layouts are.
+        running: The names of the running numbers.
         wiring: The traced rule.
         choice: What decided on the rule: names of options of the group and the conditions on them, as
             :func:`optizoo.backends.trace.watched` has them; ``None`` where it cannot be told.
@@ -47,13 +53,15 @@ class Task(NamedTuple):
         absent: Names of states that must not come to be.
         stores: The state of every parameter; empty dicts where there is none.
         counts: Whether every store has a counter.
-        made: The number of updates made; what every counter holds.
+        numbers: The number of updates made, which every counter holds, and the running numbers.
         choice_made: The rule and its states.
     """
 
     group: dict[str, Any]
     names: tuple[str, ...]
     values: tuple[Any, ...]
+    constants: tuple[Any, ...]
+    running: tuple[str, ...]
     wiring: Wiring
     choice: tuple[tuple[str, ...], tuple[str, ...]] | None
     in_lists: bool
@@ -61,8 +69,24 @@ class Task(NamedTuple):
     absent: frozenset[str]
     stores: list[dict[str, Any]]
     counts: bool
-    made: ctypes.c_double
+    numbers: ctypes.Array[Number]
     choice_made: tuple[Any, Any]
+
+    @property
+    def moves(self) -> bool:
+        """Whether its scalars are others at every step."""
+        return "step" in self.names or bool(self.running)
+
+    def taken(self, values: Iterable[Any]) -> list[Any]:
+        """Return all that the wiring takes, with these values of the options."""
+        made, *running = (number.known for number in self.numbers)
+        return [*values, *([made + 1] if "step" in self.names else ()), *self.constants, *running]
+
+    @property
+    def kept(self) -> dict[str, Number]:
+        """The numbers that every store has a tensor of, by its name there."""
+        named = dict(zip(("step", *self.running), self.numbers, strict=True))
+        return {name: number for name, number in named.items() if name != "step" or self.counts}
 
 
 class Plan:
@@ -78,7 +102,7 @@ class Plan:
     Raises:
         BuildError: The C text cannot be built.
         ValueError: Something cannot be watched: a container is no plain dict or list, a tensor cannot be read, a
-            parameter stands twice, or two parameters share a counter.
+            parameter stands twice, or two share a counter.
     """
 
     def __init__(
@@ -96,7 +120,9 @@ class Plan:
         self._known: dict[bytes, int] = {}  # layouts: equal ones share an address, and so the CPU's cache
         _require_plain(groups, state, tasks)
         self._launches = _launched(tasks, calls)
-        self._numbers = {id(group): _Numbers(group, options) for group in groups}
+        running = {id(task.group): len(task.running) for task in tasks}
+        self._dtype = step_dtype() if any(running.values()) else None
+        self._numbers = {id(group): _Numbers(group, options, running.get(id(group), 0)) for group in groups}
         self._codes = {id(task): self._code(task) for task in tasks}
         self._by_python = self._evaluated()
         tensors = {id(task): call.inputs for task, call in zip(tasks, calls, strict=True)}
@@ -126,18 +152,23 @@ class Plan:
         """
         if groups is not self._groups or state is not self._state:
             return False
+        if self._dtype is not None and self._dtype is not step_dtype():  # in which numbers are made and multiplied
+            return False
         for task, put, found in self._by_python:
             if not found.still():
                 found.keep(arguments(task))
-            elif "step" not in task.names:
+            elif not task.moves:
                 continue
-            values = found.values
-            if values is None:
+            if found.values is None:
                 return False
-            values = [*values, task.made.value + 1] if "step" in task.names else values
+            values = task.taken(found.values)
             if not task.wiring.holds(*values):
                 return False
             put(task.wiring.scalars(*values))
+            for number, new in zip(task.numbers[1:], task.wiring.numbers(*values), strict=True):
+                if isinstance(new, complex):
+                    return False
+                number.coming = new.item() if isinstance(new, Tensor) else new
         if self._in_lists:
             if not self._gather(self._watch):
                 return False
@@ -162,10 +193,10 @@ class Plan:
                 left.pop(0)
         except BaseException:
             for task in itertools.chain(*(tasks for _, tasks in left)):
-                task.made.value -= 1
-                for store in task.stores:
-                    if task.counts:
-                        store["step"] -= 1
+                for number in task.numbers:
+                    number.known = number.before
+                for store, (name, number) in itertools.product(task.stores, task.kept.items()):
+                    store[name].fill_(number.known)
             raise
         finally:
             self._release(self._watch)
@@ -197,25 +228,31 @@ class Plan:
             return None
         names, conditions = task.choice
         choosing = numbers.operands(names, [task.group[name] for name in names])
-        operands = numbers.operands(task.names, task.values)
+        operands = numbers.operands(task.names, task.taken(task.values))
+        for place, index in enumerate(range(len(task.names) - len(task.running), len(task.names)), start=1):
+            operands[f"option{index}"] = str(place)
+        single = step_dtype() is torch.float32
         try:
             code = [word for text in conditions for word in condition(text, choosing)]
-            code += [word for text in task.wiring.conditions for word in condition(text, operands)]
+            code += [word for text in task.wiring.conditions for word in condition(text, operands, single=single)]
             for index, text in enumerate(task.wiring.formulas):
-                code += [*compiled(text, operands), ("STORE", index)]
+                code += [*compiled(text, operands, single=single), ("STORE", index)]
+            for index, text in enumerate(task.wiring.running, start=1):
+                code += [*compiled(text, operands, single=single), ("KEEP", index)]
         except InexpressibleError:
             return None
         return code
 
     def _watched(self, places: Mapping[int, "_Place"]) -> Any:
         groups, entries, rows, launches = [], [], [], []
+        cells: list[int] = []
         for group in self._groups:
             own = self._numbers[id(group)]
             items = self._words(own.items(self._words))
             params = group["params"]
             groups += [id(group), id(params), len(group), len(params), items, ctypes.addressof(own.memory)]
             for param in params:
-                entries += self._entry(param, places.get(id(param)))
+                entries += self._entry(param, places.get(id(param)), cells)
         for launch, tasks in self._launches:
             for row, task in enumerate(tasks):
                 code = self._codes[id(task)] or []
@@ -224,7 +261,8 @@ class Plan:
                 if isinstance(launch, fused.Launch):
                     scalars = ctypes.addressof(launch.scalars) + 8 * row * launch.kernel.width
                 memory = ctypes.addressof(self._numbers[id(task.group)].memory)
-                rows += [memory, scalars, len(code), at if code else 0, ctypes.addressof(task.made)]
+                rows += [memory, scalars, len(code), at if code else 0]
+                rows += [len(task.numbers), ctypes.addressof(task.numbers[0])]
             if isinstance(launch, fused.Launch):
                 function = ctypes.cast(launch.kernel.function, ctypes.c_void_p).value
                 tables = (launch.ends, launch.pointers, launch.scalars, launch.rows)
@@ -233,14 +271,12 @@ class Plan:
         stored = [(key, value, _PINNED if id(value) in planned else _FREE, 0, 0) for key, value in self._state.items()]
         count = sum(len(group["params"]) for group in self._groups)
         self._held = (ctypes.c_void_p * max(count, 1))()
-        counters = (ctypes.c_void_p * max(count, 1))()
-        self._kept.append(counters)
         words = [
-            *(self._reader.read, id(_GRAD), id(None)),
+            *(self._reader.read, id(_GRAD), id(None), id(_REQUIRES_GRAD), id(False)),
             *(id(self._groups), len(self._groups), self._words(groups)),
             *(id(self._state), len(self._state), self._words(_as_words(stored)), self._words(entries)),
-            *(len(rows) // 5, self._words(rows), len(launches) // 6, self._words(launches)),
-            *(fused.GRAIN, self._reader.bump, ctypes.addressof(self._held), ctypes.addressof(counters), 0),
+            *(len(rows) // 6, self._words(rows), len(launches) // 6, self._words(launches)),
+            *(fused.GRAIN, self._reader.bump, ctypes.addressof(self._held), len(cells) // 2, self._words(cells), 0),
         ]
         assert len(words) == _HELD + 1
         self._words(words)
@@ -250,14 +286,17 @@ class Plan:
         """Return whether C counts the version of a parameter that a kernel writes; those of inference have none."""
         return bool(self._reader.bump) and not param.is_inference()
 
-    def _entry(self, param: Tensor, place: "_Place | None") -> list[int]:
+    def _entry(self, param: Tensor, place: "_Place | None", cells: list[int]) -> list[int]:
+        """Return the words of a parameter, and append those of its counter and running numbers."""
         if place is None:
-            return [id(param), *[0] * 9]
+            return [id(param), *[0] * 8]
         task, store = place.task, place.store
-        items = []
+        items, kept = [], task.kept
         for key, value in store.items():
-            if key == "step" and task.counts:
-                items.append((key, value, _COUNTER, 0, self._layout(value)))
+            if key in kept:
+                kind = _RUNNING if key in task.running else _COUNTER
+                items.append((key, value, kind, len(cells) // 2, self._layout(value)))
+                cells += [value.data_ptr(), ctypes.addressof(kept[key])]
             elif key in task.states:
                 items.append((key, value, _TENSOR, 2 + task.states.index(key), self._layout(value)))
             else:
@@ -267,7 +306,7 @@ class Plan:
         return [
             *(id(param), place.pointers, place.stride, self._layout(param), self._layout(place.grad)),
             *(param._cdata if counted else 0, len(items), id(store) if store else 0),
-            *(self._words(_as_words(items)) if items else 0, ctypes.addressof(task.made)),
+            self._words(_as_words(items)) if items else 0,
         ]
 
     def _words(self, words: Iterable[int]) -> int:
@@ -331,12 +370,12 @@ class _Numbers:
 
     Attributes:
         mutable: Whether an option may change its value without becoming another object.
-        memory: The numbers, for C to write; the first is the step.
+        memory: The numbers, for C to write; the first is the step, and behind it are those that run beside it.
     """
 
-    def __init__(self, group: Mapping[str, Any], options: frozenset[str]):
+    def __init__(self, group: Mapping[str, Any], options: frozenset[str], running: int):
         self._group, self._options = group, options
-        self._places: dict[Any, int] = {"step": 0}
+        self._places: dict[Any, int] = {"step": 0, **{place: place for place in range(1, 1 + running)}}
         for name in group.keys() & options:
             value = group[name]
             for place, cell in enumerate(value) if type(value) is tuple else [(None, value)]:
@@ -385,7 +424,7 @@ class _Numbers:
         return key, value, _PINNED, 0, 0
 
 
-_GRAD = "grad"
+_GRAD, _REQUIRES_GRAD = "grad", "requires_grad"
 
 
 def _is_moving(value: Any) -> bool:
@@ -461,8 +500,9 @@ def _require_plain(groups: Any, state: Any, tasks: Sequence[Task]) -> None:
     params = [id(param) for params in lists for param in params]
     if len(set(params)) != len(params):
         raise ValueError("a parameter stands twice")
-    counters = [store["step"] for task in tasks if task.counts for store in task.stores]
-    if any(step.dtype != torch.float32 or step.dim() or step.device.type != "cpu" for step in counters):
-        raise ValueError("step is no float32 number on the CPU")
-    if len({step.data_ptr() for step in counters}) != len(counters):
+    cells = [(store[name], number) for task in tasks for store in task.stores for name, number in task.kept.items()]
+    for cell, number in cells:
+        if cell.dim() or not cell.is_cpu or cell.dtype is not (torch.float64 if number.wide else torch.float32):
+            raise ValueError("a counter or a running number is no number on the CPU, or of another type than others")
+    if len({cell.data_ptr() for cell, _ in cells}) != len(cells):
         raise ValueError("two parameters share a counter")

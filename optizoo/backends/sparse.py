@@ -37,6 +37,8 @@ class SparsePlan:
         params = [param for _, params in self._groups for param in params]
         self._tasks = []
         for task, columns in tasks:
+            if task.counts or len(task.names) > len(task.values):
+                raise ValueError("steps are counted, or the rule asks for more than options")
             found, launch = Found(task.group, options), Launch(task.wiring.program, columns)
             found.keep(task.values)
             launch.put(task.wiring.scalars(*task.values))
@@ -45,8 +47,6 @@ class SparsePlan:
             self._tasks.append((task, _chooses(task.choice[1], len(task.choice[0])), found, launch))
         if len(set(map(id, params))) != len(params) or any(type(group) is not dict for group in groups):
             raise ValueError("a parameter stands twice, or a group is no plain dict")
-        if any(task.counts or "step" in task.names for task, *_ in self._tasks):
-            raise ValueError("steps are counted")
         launched = {id(param) for *_, launch in self._tasks for param in launch.params}
         self._idle = [param for param in params if id(param) not in launched]
 

@@ -4,9 +4,11 @@
    here so that no header is needed. The caller holds the GIL and keeps all objects alive whose addresses stand in the
    tables. Every table is made of 64-bit words. */
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct { /* as the reader has made sure of; the real one is opaque in the stable ABI of newer Pythons */
     ptrdiff_t references;
@@ -113,10 +115,10 @@ static int address(read_t read, PyObject *object, const int64_t *layout, void **
 typedef struct {
     PyObject *key, *value; /* as they were */
     int64_t kind;
-    int64_t place;         /* TENSOR: column of the pointers; NUMBER: index among the numbers; TUPLE: count of cells */
-    const void *more;      /* TENSOR, COUNTER: its layout; NUMBER: its class; TUPLE: its cells, items without keys */
+    int64_t place;         /* TENSOR: column of the pointers; COUNTER, RUNNING, NUMBER: index; TUPLE: count of cells */
+    const void *more;      /* of a tensor its layout; NUMBER: its class; TUPLE: its cells, items without keys */
 } item_t;
-enum { FREE, PINNED, TENSOR, COUNTER, NUMBER, TUPLE };
+enum { FREE, PINNED, TENSOR, COUNTER, RUNNING, NUMBER, TUPLE };
 
 /* Read the numbers of a value, or see that it is the same object. */
 static int same_value(const item_t *item, PyObject *value, double *numbers) {
@@ -160,21 +162,32 @@ typedef struct {
         double number;
     } operand;
 } instruction_t;
-enum { LOAD, CONSTANT, ADD, SUB, MUL, DIV, POW, NEG, ABS, LT, LE, GT, GE, EQ, NE, REQUIRE, STORE };
+enum { LOAD, CONSTANT, ADD, SUB, MUL, DIV, POW, NEG, ABS, ROUND, LT, LE, GT, GE, EQ, NE, REQUIRE, STORE, KEEP };
+
+typedef struct { /* what the tensors of one bucket keep: the number of updates made, or a number that runs beside it */
+    double known, coming, before; /* what its tensors hold, what a step makes of it, what the last step has found */
+    int64_t wide;                 /* whether its tensors are float64, or else float32 */
+} number_t;
+
+/* Return whether the tensors can take what is coming: torch refuses what their type cannot hold. */
+static int fits(const number_t *number) { return fabs(number->coming) <= (number->wide ? DBL_MAX : FLT_MAX); }
 
 typedef struct { /* what the tensors of one bucket have in common */
-    const double *numbers; /* of the options of its group; the first is the step */
+    const double *numbers; /* the step, the numbers that run beside it, and the options of its group */
     double *scalars;       /* its row of the launch */
     int64_t length;
-    const instruction_t *code; /* NULL: the caller has written the scalars */
-    double *step;              /* the number of updates made */
+    const instruction_t *code; /* NULL: the caller has written the scalars, and what is coming */
+    int64_t kept;
+    number_t *number; /* the first is the number of updates made */
 } row_t;
 
 /* Evaluate the formulas of a row. Return 0 where a condition does not hold, or where Python would raise or leave the
    real numbers: it does wherever a result here is not finite. */
 int optizoo_evaluate(const row_t *row, double *numbers) {
     double stack[32], *top = stack - 1;
-    numbers[0] = *row->step + 1;
+    for (int64_t i = 0; i < row->kept; i++)
+        numbers[i] = row->number[i].known;
+    numbers[0] += 1;
     for (const instruction_t *at = row->code; at < row->code + row->length; at++) {
         switch (at->word) {
         case LOAD: *++top = numbers[at->operand.place]; break;
@@ -186,6 +199,7 @@ int optizoo_evaluate(const row_t *row, double *numbers) {
         case POW: top--; *top = pow(*top, top[1]); break;
         case NEG: *top = -*top; break;
         case ABS: *top = fabs(*top); break;
+        case ROUND: *top = (float)*top; break;
         case LT: top--; *top = *top < top[1]; break;
         case LE: top--; *top = *top <= top[1]; break;
         case GT: top--; *top = *top > top[1]; break;
@@ -196,6 +210,7 @@ int optizoo_evaluate(const row_t *row, double *numbers) {
             if ((*top-- != 0) != at->operand.place)
                 return 0;
             continue;
+        case KEEP: row->number[at->operand.place].coming = *top--; continue;
         default: row->scalars[at->operand.place] = *top--; continue;
         }
         if (!isfinite(*top))
@@ -215,8 +230,12 @@ typedef struct { /* a parameter */
     int64_t items;
     PyObject *store; /* its state, or NULL */
     const item_t *item;
-    const double *step; /* what its counter must hold */
 } entry_t;
+
+typedef struct { /* a tensor of one number; no two share their memory */
+    void *data;
+    const number_t *number; /* what it holds */
+} cell_t;
 
 typedef struct {
     PyObject *group, *list;
@@ -240,7 +259,7 @@ typedef struct {
 
 typedef struct {
     read_t read;
-    PyObject *grad_name, *none;
+    PyObject *grad_name, *none, *gradient_flag, *off; /* the name `grad`, None, the name `requires_grad`, False */
     PyObject *list; /* optimizer.param_groups */
     int64_t groups;
     const group_t *group;
@@ -255,7 +274,8 @@ typedef struct {
     int64_t grain; /* elements below which a thread of its own does not pay */
     void (*bump)(void *); /* counts the version of an at::Tensor; NULL: the caller counts */
     PyObject **grads; /* room for the gradients, each with a reference from gather() to release() */
-    float **counters; /* room for the addresses of the counters */
+    int64_t cells;
+    const cell_t *cell;
     int64_t held;
 } watch_t;
 
@@ -264,11 +284,29 @@ void optizoo_release(watch_t *watch) {
         Py_DecRef(watch->grads[--watch->held]);
 }
 
-static int look(watch_t *watch, int64_t *counted) {
-    const entry_t *entry = watch->entry;
-    if (PyList_Size(watch->list) != watch->groups)
+/* Return whether a state is as it was: a tensor of one number where it was, with what is known, without autograd. */
+static int is_known(const watch_t *watch, const entry_t *entry, const item_t *item) {
+    if (item->kind == TENSOR)
+        return address(watch->read, item->value, item->more, entry->pointers + item->place * entry->stride);
+    if (item->kind != COUNTER && item->kind != RUNNING)
+        return 1;
+    const cell_t *cell = watch->cell + item->place;
+    void *data;
+    if (!address(watch->read, item->value, item->more, &data) || data != cell->data)
         return 0;
-    if (!same_items(watch->state, watch->stores, watch->stored, NULL))
+    double value = cell->number->wide ? *(double *)data : *(float *)data;
+    if (memcmp(&value, &cell->number->known, sizeof value) != 0)
+        return 0;
+    if (item->kind == COUNTER)
+        return 1;
+    PyObject *flag = PyObject_GetAttr(item->value, watch->gradient_flag);
+    Py_DecRef(flag);
+    return flag == watch->off;
+}
+
+static int look(watch_t *watch) {
+    const entry_t *entry = watch->entry;
+    if (PyList_Size(watch->list) != watch->groups || !same_items(watch->state, watch->stores, watch->stored, NULL))
         return 0;
     for (const group_t *group = watch->group; group < watch->group + watch->groups; group++) {
         if (PyList_GetItem(watch->list, group - watch->group) != group->group)
@@ -295,39 +333,41 @@ static int look(watch_t *watch, int64_t *counted) {
                 return 0;
             if (entry->store && !same_items(entry->store, entry->items, entry->item, NULL))
                 return 0;
-            for (const item_t *item = entry->item; item < entry->item + entry->items; item++) {
-                void *data;
-                if (item->kind == TENSOR) {
-                    if (!address(watch->read, item->value, item->more, entry->pointers + item->place * entry->stride))
-                        return 0;
-                } else if (item->kind == COUNTER) {
-                    if (!address(watch->read, item->value, item->more, &data) || *(float *)data != *entry->step)
-                        return 0;
-                    watch->counters[(*counted)++] = data;
-                }
-            }
+            for (const item_t *item = entry->item; item < entry->item + entry->items; item++)
+                if (!is_known(watch, entry, item))
+                    return 0;
         }
     }
-    for (const row_t *row = watch->row; row < watch->row + watch->rows; row++)
+    for (const row_t *row = watch->row; row < watch->row + watch->rows; row++) {
         if (row->code && !optizoo_evaluate(row, (double *)row->numbers))
             return 0;
+        row->number->coming = row->number->known + 1;
+        for (int64_t i = 0; i < row->kept; i++)
+            if (!fits(row->number + i))
+                return 0;
+    }
     return 1;
 }
 
 /* Return 1 if all is as it was: pointers and scalars are brought up to date, the gradients are held, and every counter
-   is advanced by 1. Else 0, with nothing touched. */
+   and running number has its new value. Else 0, with nothing touched. */
 int optizoo_gather(watch_t *watch) {
-    int64_t counted = 0;
     watch->held = 0;
-    if (!look(watch, &counted)) {
+    if (!look(watch)) {
         optizoo_release(watch);
         PyErr_Clear();
         return 0;
     }
-    for (int64_t i = 0; i < counted; i++)
-        *watch->counters[i] += 1;
+    for (const cell_t *cell = watch->cell; cell < watch->cell + watch->cells; cell++)
+        if (cell->number->wide)
+            *(double *)cell->data = cell->number->coming;
+        else
+            *(float *)cell->data = (float)cell->number->coming;
     for (const row_t *row = watch->row; row < watch->row + watch->rows; row++)
-        *row->step += 1;
+        for (number_t *number = row->number; number < row->number + row->kept; number++) {
+            number->before = number->known;
+            number->known = number->wide ? number->coming : (float)number->coming;
+        }
     return 1;
 }
 

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from optizoo.core.checks import plain
-from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, schema, times
+from optizoo.core.rule import COMPARISONS, FULL, MATRIX, NUMBER, WORDS, check_results, driven, root, schema, times
 
 TOTAL = "total"
 """Name of the output of a program that is cut where its rule waits for a sum over the model."""
@@ -90,6 +90,11 @@ class Program:
         word = next((operation.word for operation in self.operations if not WORDS[operation.word].c), None)
         if word is not None:
             return f"{WORDS[word].call!r} of rows, columns or matrices" if word != "bfloat16" else repr(word)
+        reduced = [operation for operation in self.operations if WORDS[operation.word].reduces]
+        if any(self.rank[operation.operands[0]] != FULL for operation in reduced):
+            return "a reduction of what is one number already"
+        if any(name == "param" and self.rank[value] != FULL for name, value in self.outputs):
+            return "a parameter that becomes one number everywhere"
         return f"states that are no tensors of its shape ({', '.join(dict(self.ranks))})" if self.ranks else None
 
     @cached_property
@@ -127,6 +132,8 @@ class Program:
 def ranked(word: str, operands: Sequence[int]) -> int:
     """Return the rank of what a word makes of operands of these ranks."""
     own = WORDS[word].rank
+    if word == "type_as":
+        return operands[0]
     if own is None:
         return functools.reduce(operator.or_, operands)
     return MATRIX if own not in (NUMBER, FULL) and MATRIX in operands else own
@@ -200,6 +207,7 @@ class Wiring(NamedTuple):
         conditions: What ``holds`` asks beside the kinds of the options: Python texts of ``option0``, ``option1``, ...
         formulas: The text of every scalar.
         numbers: Takes the values of the options, in order; returns the new values of the running numbers.
+        running: The text of each of these.
     """
 
     program: Program
@@ -208,6 +216,7 @@ class Wiring(NamedTuple):
     conditions: tuple[str, ...]
     formulas: tuple[str, ...]
     numbers: Callable[..., tuple[Any, ...]]
+    running: tuple[str, ...]
 
 
 def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]] | None:
@@ -220,7 +229,7 @@ def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[A
     Returns:
         ``None`` where the numbers were used in a way that conditions cannot tell.
     """
-    recorder = _Recorder([])
+    recorder = _Recorder([], [])
     result = function({name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())})
     return (result, tuple(recorder.conditions)) if recorder.reproducible else None
 
@@ -257,13 +266,15 @@ def _traced(
         conditions=branches,
         formulas=formulas,
         numbers=_tuple_of(new_numbers, arguments),
+        running=new_numbers,
     )
     wirings.append(wiring)
     return wiring, program, scalars, ()
 
 
 def _tuple_of(formulas: Sequence[str], arguments: str) -> Callable[..., tuple[Any, ...]]:
-    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", {"times": times})
+    functions = {"times": times, "root": root}
+    return eval(f"lambda {arguments}: ({''.join(f'{formula}, ' for formula in formulas)})", functions)
 
 
 def _value(number: Any) -> Any:
@@ -280,10 +291,10 @@ def _ranked_run(
         symbols = {name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())}
         program, numbers = _run(rule, states, recorder, maximize, symbols)
         found = {name: recorder.ranks[value] for name, value in program.outputs if name in ranks}
-        smaller = {name: rank for name, rank in found.items() if rank < ranks[name]}
-        if not smaller:
+        others = {name: rank for name, rank in found.items() if rank < ranks[name] or MATRIX == rank != ranks[name]}
+        if not others:
             return recorder, program, numbers
-        ranks |= smaller
+        ranks |= others
 
 
 def _run(
@@ -463,6 +474,15 @@ class Number:
         """Return the product as :func:`optizoo.core.rule.times` makes it."""
         return self._computed(times(self.value, _value(factor)), f"times({self.formula}, {_written(factor)})")
 
+    def root(self):
+        """Return the square root as :func:`optizoo.core.rule.root` makes it."""
+        return self._computed(root(self.value), f"root({self.formula})")
+
+    def __index__(self):
+        count = operator.index(self.value)
+        self._recorder.conditions.append(f"{self.formula} == {count}")
+        return count
+
     def __pos__(self):
         return self
 
@@ -589,7 +609,11 @@ class Expr:
 
     def add(self, other, *, alpha=1):
         """Record self + alpha · other."""
-        return self._recorder.record("add", self, other, scalar=alpha)
+        if not isinstance(alpha, Expr):
+            return self._recorder.record("add", self, other, scalar=alpha)
+        if self._recorder.ranks[alpha.number] != NUMBER:
+            raise TraceError("'add' takes a number here, or one of the tensor such as x.norm(); got a tensor")
+        return self._recorder.record("add_times", self, other, alpha)
 
     def lerp(self, end, weight):
         """Record self + weight · (end - self)."""
@@ -705,6 +729,10 @@ class Expr:
     def bfloat16(self):
         """Record the values, rounded to bfloat16."""
         return self._recorder.record("bfloat16", self)
+
+    def type_as(self, other):
+        """Record the values in the type of ``other``."""
+        return self._recorder.record("type_as", self, other)
 
     def __gt__(self, other):
         return self._recorder.record("gt", self, scalar=other)

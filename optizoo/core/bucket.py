@@ -45,6 +45,15 @@ class Bucket:
             made = {name: column if name in numbers else [*map(as_complex, column)] for name, column in made.items()}
         self.keep(made)
 
+    @torch.no_grad()
+    def made(self) -> set[str]:
+        """Return the names of the states that an update would make; nothing is updated."""
+        params, grads, columns = self._operands()
+        copies = {name: column and [tensor.clone() for tensor in column] for name, column in columns.items()}
+        params = [param.clone() for param in params]
+        made = UPDATES["loop"](self.rule, params, grads, copies, **self._arguments())
+        return made.keys() - schema(self.rule).numbers.keys()
+
     def call(self) -> fused.Call:
         """Return what the bucket asks of a kernel."""
         return fused.call(self.rule, *self._operands(), state_dtype=self.state_dtype, **self._arguments())
@@ -73,6 +82,8 @@ class Bucket:
             step += 1 if found_inf is None else 1 - found_inf.to(step.device).reshape(())
         for name in numbers:
             for kept, new in zip(self.numbers, made[name], strict=True):
+                if new is None:
+                    continue
                 old = kept[name]
                 if found_inf is not None:
                     new = torch.where(found_inf.to(old.device).reshape(()) > 0, old, new)
@@ -100,9 +111,10 @@ def find_totals(buckets: Sequence[Bucket]) -> None:
     summing = [bucket for bucket in buckets if schema(bucket.rule).sums]
     while summing:
         wanted = [bucket.wanted() for bucket in summing]
-        if any(parts is None for parts in wanted):
-            return
+        summing = [bucket for bucket, parts in zip(summing, wanted, strict=True) if parts is not None]
         parts = [part for parts in wanted if parts is not None for part in parts]
+        if not parts:
+            return
         numbers = [_whole(part).double().reshape(()) for part in parts]
         total = torch.stack([number.to(numbers[0].device) for number in numbers]).sum()
         on_device = any(bucket.options.get("tensor_scalars") for bucket in summing)

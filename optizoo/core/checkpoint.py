@@ -145,13 +145,16 @@ class CheckpointedOptimizer(StatefulOptimizer):
     def _check_store(self, store: Mapping[str, Any], param: Tensor, own: Mapping[str, Any], label: str) -> None:
         group = self.complete(own)
         rule = self.select_rule(group)
-        states, zeros, _ = self._sorted_states(rule, group)
+        states, zeros, made = self._sorted_states(rule, group)
         # States that an option switches on may be new here; they start now.
         needed = [name for name in zeros if name not in self.state_switches]
         if needed and self.counts_steps:
             needed.append("step")
         counters = ("step", *self.numbers)
-        loading.check_state(store, param, states, needed, counters, label=label, owner=type(self).__name__)
+        shapes: dict[str, Any] = dict.fromkeys(states, param.shape)
+        if isinstance(store, Mapping) and any(isinstance(store.get(name), Tensor) for name in made):
+            shapes |= dict.fromkeys(made, ()) | self._made_shapes(rule, group, param)
+        loading.check_state(store, param, shapes, needed, counters, label=label, owner=type(self).__name__)
 
     def _adopted(self, store: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy of a loaded store on the device of ``param``; counters where this group wants them."""

@@ -70,6 +70,8 @@ def number(*, minimum: float = 0.0, below: float | None = None, maximum: float |
     """Return a check for a finite real number, or a tensor that holds one, within the bounds."""
     if below is not None:
         allowed = f"at least {minimum:g} and below {below:g}"
+    elif minimum == -math.inf:
+        allowed = "a finite number" + ("" if maximum is None else f", at most {maximum:g}")
     elif maximum is not None:
         allowed = f"from {minimum:g} to {maximum:g}"
     else:
@@ -97,6 +99,20 @@ def number(*, minimum: float = 0.0, below: float | None = None, maximum: float |
         if not valid:
             raise OutOfRangeError(f"Invalid {name} value: {found!r}; {name} must be {allowed}", kept)
         return kept
+
+    return check
+
+
+def whole_number(*, below: int) -> Check:
+    """Return a check for a whole number from 0 on; an ``int`` is kept."""
+
+    def check(name: str, value: Any) -> int:
+        found = plain(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or found != found // 1:
+            raise TypeError(f"Invalid {name} value: {value!r}; {name} must be a whole number")
+        if not 0 <= found < below:
+            raise OutOfRangeError(f"Invalid {name} value: {value!r}; {name} must be from 0 to {below - 1}", int(found))
+        return int(found)
 
     return check
 
@@ -135,6 +151,12 @@ def values(check: Check, count: int, *, word: str = "") -> Check:
         count: How many there are.
         word: The count in words, where another length is an error of value, not of type.
     """
+    return sequence(*[check] * count, word=word)
+
+
+def sequence(*checks: Check, word: str = "") -> Check:
+    """Return a check for a sequence of values that pass one check each; ``word`` is as in :func:`values`."""
+    count = len(checks)
 
     def check_values(name: str, value: Any) -> tuple[Any, ...]:
         found = plain(value)
@@ -143,7 +165,7 @@ def values(check: Check, count: int, *, word: str = "") -> Check:
         if len(found) != count:
             raise ValueError(f"Invalid {name} value: {value!r} of length {len(found)}; {name} must have {word} numbers")
         kept, outside = [], ""
-        for index, item in enumerate(found):
+        for index, (item, check) in enumerate(zip(found, checks, strict=True)):
             try:
                 kept.append(check(f"{name}[{index}]", item))
             except OutOfRangeError as error:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optizoo.core.bucket import Bucket
+from optizoo.core.bucket import Bucket, find_totals
 from optizoo.core.checkpoint import CheckpointedOptimizer
 from optizoo.core.rule import schema
 from optizoo.core.state import has_tensor, scalar, state_dtype
@@ -20,6 +20,8 @@ class CompiledOptimizer(CheckpointedOptimizer):
         While torch.compile traces a step, it runs a method of this name for real, and takes what is in the lists then
         as inputs of its graph. What the rule takes cannot be found by tracing: that reads signatures.
         """
+        if index == 0:
+            self._numbers_of_model = {}
         completed = self.complete(group)
         rule = self.rule_for(completed)
         states, zeros, _ = self._sorted_states(rule, completed)
@@ -28,7 +30,10 @@ class CompiledOptimizer(CheckpointedOptimizer):
         # The others are read from the group, where torch.compile watches them.
         fixed = {name: completed[name] for name in (*names, "maximize") if group.get(name) is None}
         self._wirings = {**self.__dict__.get("_wirings", {})}
-        self._wirings[index] = rule, tuple(states), tuple(names), fixed, declared.names_step, state_dtype(completed)
+        self._wirings[index] = (
+            *(rule, tuple(states), tuple(names), fixed, declared.names_step, state_dtype(completed)),
+            declared.sums,
+        )
         for param in group["params"]:
             if param.grad is None:
                 continue
@@ -39,7 +44,7 @@ class CompiledOptimizer(CheckpointedOptimizer):
             store = self._store(param)
             if self.counts_steps:
                 self._counter(store, param, on_device=True)
-            self._running(store, completed, param)
+            self._running(store, completed, param, of_model=declared.sums)
             for name in zeros:
                 if store.get(name) is None:
                     store[name] = self._initial(name, completed, param)
@@ -48,21 +53,19 @@ class CompiledOptimizer(CheckpointedOptimizer):
     def _compiled_update(self) -> None:
         """Make a step in a form that torch.compile can follow: the rule in its loop, counters as tensors."""
         work = []
+        buckets: list[Bucket] = []
         for index, group in enumerate(self.param_groups):
             params: list[Tensor] = []
             grads: list[Tensor] = []
             self._init_group(group, index, params, grads)
             work.append((group, params, grads))
         for index, (group, params, grads) in enumerate(work):
-            rule, states, names, fixed, names_step, dtype = self._wirings[index]
+            rule, states, names, fixed, names_step, dtype, _ = self._wirings[index]
             options = {name: scalar(fixed[name] if name in fixed else group[name]) for name in names}
             for param, grad in zip(params, grads, strict=True):
                 store = self.state[param] if states or self.counts_steps else {}
-                numbers = {
-                    **options,
-                    **self._given(rule, param),
-                    **{name: store[name].clone() for name in self.numbers},
-                }
+                numbers = {**options, **self._given(rule, self.complete(group), param)}
+                numbers |= {name: store[name].clone() for name in self.numbers}
                 step = store["step"].double() + 1 if self.counts_steps else None  # in float32, 1 - β₂ᵗ loses digits
                 if names_step:
                     numbers["step"] = step
@@ -76,4 +79,8 @@ class CompiledOptimizer(CheckpointedOptimizer):
                 if self.counts_steps:
                     bucket.counters.append(store["step"])
                 bucket.numbers.append({name: store[name] for name in self.numbers})
-                bucket.update()
+                buckets.append(bucket)
+        if any(sums for *_, sums in self._wirings.values()):
+            find_totals(buckets)
+        for bucket in buckets:
+            bucket.update()

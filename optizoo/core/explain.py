@@ -58,8 +58,8 @@ def _kernel_obstacle(optimizer: RuleOptimizer, own: Mapping[str, Any], param: Te
     on_device = counts_on_device(group, param)
     counter = torch.as_tensor(store.get("step", 0.0), device=param.device if on_device else "cpu")
     step = counter.double() + 1 if on_device else counter.item() + 1
-    numbers = optimizer._running(store, group, param)
-    options = optimizer._rule_options(rule, group, step, "fused") | optimizer._given(rule, param)
+    numbers = optimizer._running(store, group, param, of_model=False)
+    options = optimizer._rule_options(rule, group, step, "fused") | optimizer._given(rule, group, param)
     options |= {name: number if on_device else number.item() for name, number in numbers.items()}
     return fused.obstacle(rule, exists, param, grad, state_dtype=state_dtype(group), **options)
 

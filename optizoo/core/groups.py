@@ -63,6 +63,12 @@ class GroupedOptimizer(Optimizer):
     supports_sparse: ClassVar[bool] = False
     """Whether sparse gradients have a meaning."""
 
+    supports_complex: ClassVar[bool] = True
+    """Whether complex parameters have a meaning: real and imaginary parts as weights of their own."""
+
+    least_dimensions: ClassVar[int] = 0
+    """How many dimensions a parameter has at least."""
+
     neutral_extras: ClassVar[Mapping[str, Any]] = {}
     """Options that torch's namesake lacks, with the value at which both compute the same. At that value they stand in
     no group, so that groups and checkpoints have torch's keys."""
@@ -204,6 +210,7 @@ class GroupedOptimizer(Optimizer):
         if not isinstance(group["params"], set):  # torch refuses a set
             group["params"] = list(group["params"])
             tensors = [item[1] if isinstance(item, tuple) else item for item in group["params"]]
+            self._check_kinds(tensors, where)
             self._check_fused(group, tensors, where)
             self._check_master(group, tensors, where)
             if self._members is None:
@@ -247,6 +254,18 @@ class GroupedOptimizer(Optimizer):
                 f"two parameters (of shapes {shapes}) share elements in memory, which would be updated twice; give "
                 f"the tensor that both are views of instead ({where})"
             )
+
+    def _check_kinds(self, params: Iterable[Any], where: str) -> None:
+        """Raise where the rule has no meaning for a parameter: ValueError for its shape, RuntimeError for its type."""
+        kind, least = type(self).__name__, self.least_dimensions
+        for param in params:
+            if isinstance(param, Tensor) and least and param.dim() < least:
+                raise ValueError(
+                    f"{kind} only supports parameters of at least {least} dimensions, but one has the shape "
+                    f"{tuple(param.shape)}; give biases, norms and the like to another optimizer ({where})"
+                )
+            if isinstance(param, Tensor) and param.is_complex() and not self.supports_complex:
+                raise RuntimeError(f"{kind} does not support complex parameters ({param.dtype}; {where})")
 
     def _check_fused(self, group: Mapping[str, Any], params: Iterable[Any], where: str) -> None:
         """Raise RuntimeError where ``fused=True`` is asked for and a parameter stands in its way."""

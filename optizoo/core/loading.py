@@ -100,7 +100,7 @@ def check_same_class(saved: Group, known: Collection[str], needed: Collection[st
 def check_state(
     store: Any,
     param: Tensor,
-    states: Collection[str],
+    shapes: Mapping[str, Sequence[int] | None],
     needed: Collection[str],
     counters: Collection[str] = (),
     *,
@@ -112,7 +112,8 @@ def check_state(
     Args:
         store: What was saved.
         param: The parameter.
-        states: The states of its shape that the optimizer knows.
+        shapes: For every state that the optimizer knows the shape that it has here, or ``None`` if only the rule can
+            tell: then it is one that can stand beside the parameter's.
         needed: Those that it cannot do without.
         counters: What is one number, as a tensor or, in old checkpoints, as it is.
         label: How messages call the parameter.
@@ -126,7 +127,7 @@ def check_state(
             raise ValueError(f"{name!r} of {label} is {value!r} and no number; the checkpoint is damaged ({owner})")
     missing = [name for name in needed if name not in store]
     foreign = [
-        name for name, value in store.items() if isinstance(value, Tensor) and value.dim() and name not in states
+        name for name, value in store.items() if isinstance(value, Tensor) and value.dim() and name not in shapes
     ]
     if missing and foreign:
         raise ValueError(
@@ -135,10 +136,20 @@ def check_state(
         )
     if missing and len(missing) < len(needed):
         raise ValueError(f"the state of {label} lacks {', '.join(missing)}; the checkpoint is damaged ({owner})")
-    for name in states:
+    for name, shape in shapes.items():
         value = store.get(name)
-        if isinstance(value, Tensor) and value.shape != param.shape:
+        if isinstance(value, Tensor) and not _has_shape(value, shape, param):
+            expected = f"the parameter has {tuple(param.shape)}"
+            if shape not in (None, param.shape):
+                expected += f", whose state has {tuple(shape)}" if shape else " and no such state"
             raise ValueError(
-                f"the state {name!r} of {label} has shape {tuple(value.shape)} in the checkpoint, the parameter has "
-                f"{tuple(param.shape)}; load the checkpoint into the model that it was saved with ({owner})"
+                f"the state {name!r} of {label} has shape {tuple(value.shape)} in the checkpoint, {expected}; load the "
+                f"checkpoint into the model that it was saved with ({owner})"
             )
+
+
+def _has_shape(value: Tensor, shape: Sequence[int] | None, param: Tensor) -> bool:
+    if shape is not None:
+        return tuple(value.shape) == tuple(shape)
+    sizes = zip(reversed(value.shape), reversed(param.shape), strict=False)
+    return value.dim() <= param.dim() and all(size in (1, own) for size, own in sizes)

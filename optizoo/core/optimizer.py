@@ -16,13 +16,14 @@ from optizoo.core import loading
 from optizoo.core.bucket import Bucket, update_all
 from optizoo.core.compiled import CompiledOptimizer
 from optizoo.core.duplicates import Work, forget_made, rounds
+from optizoo.core.evaluation import EvaluatedOptimizer
 from optizoo.core.planner import Planner
 from optizoo.core.processes import summed, together
-from optizoo.core.rule import Rule
+from optizoo.core.rule import Rule, schema
 from optizoo.core.state import counts_on_device, state_dtype
 
 
-class RuleOptimizer(CompiledOptimizer):
+class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
     """A ``torch.optim.Optimizer`` whose update is a rule of :mod:`optizoo.rules`.
 
     A subclass says which rule serves a group (:meth:`select_rule`) and which checks its options pass (``checks``); its
@@ -54,9 +55,12 @@ class RuleOptimizer(CompiledOptimizer):
             What the closure returned, or ``None``.
 
         Raises:
-            RuntimeError: A gradient is sparse and the rule has no meaning for it. Nothing was updated.
+            RuntimeError: A gradient is sparse and the rule has no meaning for it, or the optimizer is in eval mode
+                (:meth:`eval`). Nothing was updated.
             FloatingPointError: A gradient is not finite, and ``nonfinite="raise"``. Nothing was updated.
         """
+        if self.evaluated is not None:
+            self._require_training()
         # torch wraps the step of every class to run hooks and to tell the profiler, which costs 6 us; see `hooked`.
         if torch.compiler.is_compiling():
             observed = bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
@@ -132,6 +136,8 @@ class RuleOptimizer(CompiledOptimizer):
             ):
                 self.state.clear()
             self._prepared = ()
+        if not torch.compiler.is_compiling():
+            self._drop_unmade()
         if self.state or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return False
         pairs = [(group, param.grad) for group in self.param_groups for param in group["params"]]
@@ -145,9 +151,11 @@ class RuleOptimizer(CompiledOptimizer):
         if any(bool((grad != 0).any()) for _, grad in pairs):
             return False
         for bucket in self._buckets(self._work()):
-            for name in self._sorted_states(bucket.rule, self.complete(bucket.group))[2]:
-                for param, store in zip(bucket.params, bucket.stores, strict=True):
-                    store[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            group = self.complete(bucket.group)
+            for param, store in zip(bucket.params, bucket.stores, strict=True):
+                for name, shape in self._made_shapes(bucket.rule, group, param).items():
+                    like = torch.zeros_like(param, memory_format=torch.preserve_format)
+                    store[name] = like if shape in (None, param.shape) else param.new_zeros(shape)
         self._prepared = [(value, value._version) for value in self._state_tensors()]
         return True
 
@@ -193,9 +201,11 @@ class RuleOptimizer(CompiledOptimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether :meth:`step` takes the gradients still scaled: only where every kernel is fused for certain.
 
-        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``.
+        ``torch.amp.GradScaler`` then leaves the division to the step, and sets ``grad_scale`` and ``found_inf``. Sums
+        over the model are made before the kernels, of gradients as they are, which must not be scaled then.
         """
-        return bool(self.param_groups) and all(self.complete(group)["fused"] for group in self.param_groups)
+        groups = [self.complete(group) for group in self.param_groups]
+        return bool(groups) and all(group["fused"] and not schema(self.rule_for(group)).sums for group in groups)
 
     def _scaled_update(self) -> None:
         """Divide the gradients by ``grad_scale`` on the way; after an overflow move nothing and count nothing."""
@@ -218,7 +228,7 @@ class RuleOptimizer(CompiledOptimizer):
 
     def _update_buckets(self, **scaling: Any) -> list[Bucket]:
         done = []
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with torch.set_grad_enabled(self.complete(self.defaults)["differentiable"]):
             for work in rounds(self._work()):
                 forget_made(done, work)
                 buckets = self._buckets(work, **dict.fromkeys(scaling, True))
@@ -229,7 +239,9 @@ class RuleOptimizer(CompiledOptimizer):
     def forget(self) -> None:
         """Drop what was found out in earlier steps; groups and state are others now."""
         self._planner = Planner()
+        self._started = False
         self._prepared = ()
+        self._numbers_of_model = {}
         self._device_memory = {}
 
     def chosen(self, group: Mapping[str, Any]) -> tuple[Rule, Any]:
@@ -258,6 +270,7 @@ class RuleOptimizer(CompiledOptimizer):
             work: The parameters of every group, with their gradients.
             **scaling: Which of ``grad_scale`` and ``found_inf`` the kernels take.
         """
+        self._numbers_of_model = {}
         return [bucket for group, pairs in work for bucket in self._group_buckets(group, pairs, scaling)]
 
     def _group_buckets(
@@ -292,7 +305,8 @@ class RuleOptimizer(CompiledOptimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
-            numbers = self._running(store, group, param)
+            first = not on_device and step == 1
+            numbers = self._running(store, group, param, first=first, of_model=schema(rule).sums)
             for name in zeros:
                 # What starts at lr was prepared at lr 0.
                 prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1
@@ -301,7 +315,7 @@ class RuleOptimizer(CompiledOptimizer):
             present = tuple(store.get(name) is not None for name in made_by_rule)
             existing = [store[name] for name in states if store.get(name) is not None]
             exists = {**states, **dict(zip(made_by_rule, present, strict=True))}
-            further = self._given(rule, param)
+            further = self._given(rule, group, param)
             kind = tuple(further.values())
             for name, number in numbers.items():  # autograd may save one, which is written in place
                 stays = on_device or number.requires_grad or number.dtype is not self._number_dtype()

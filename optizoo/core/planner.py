@@ -4,8 +4,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from optizoo.backends.formulas import Number
 from optizoo.backends.plan import Plan, Task
 from optizoo.backends.sparse import SparsePlan
 from optizoo.backends.trace import watched, wire
@@ -136,22 +138,29 @@ def _task(optimizer: Planned, bucket: Bucket) -> Task:
         ValueError: It cannot be repeated.
     """
     declared = schema(bucket.rule)
-    if declared.numbers or declared.sums or {*declared.given} - {"step"}:
-        raise ValueError("a number runs beside the step, or the rule asks for more than options")
+    if declared.sums:
+        raise ValueError("the rule sums over the model")
     chosen = optimizer.chosen(bucket.group)
     in_lists = bucket.backend != "fused"
     values = optimizer.arguments(bucket.group, bucket.rule, "foreach" if in_lists else "fused")
     maximize = values.pop("maximize")
-    steps = {"step": bucket.options["step"]} if "step" in bucket.options else {}
-    wiring = wire(bucket.rule, bucket.states, maximize=maximize, **values, **steps)
+    given = {name: bucket.options[name] for name in (*declared.given, *declared.numbers)}
+    steps = {name: value for name, value in given.items() if name == "step"}
+    constants = {name: bucket.options[name] for name in ("shape", "machine_eps") if name in given}
+    running = {name: bucket.options[name] for name in declared.numbers}
+    if any(type(number) is not float for number in running.values()):
+        raise ValueError("a running number stays a tensor")
+    wiring = wire(bucket.rule, bucket.states, maximize=maximize, **values, **steps, **constants, **running)
     if wiring is None or chosen[0] is not bucket.rule:
         raise ValueError("the rule cannot be told from its options")
     options = {name: plain(value) for name, value in bucket.group.items() if name in optimizer.option_names}
     watching = watched(optimizer.chosen, options)
     return Task(
         group=bucket.group,
-        names=(*values, *steps),
+        names=(*values, *steps, *constants, *running),
         values=tuple(values.values()),
+        constants=tuple(constants.values()),
+        running=tuple(running),
         wiring=wiring,
         choice=None if watching is None else (tuple(options), watching[1]),
         choice_made=chosen,
@@ -160,5 +169,14 @@ def _task(optimizer: Planned, bucket: Bucket) -> Task:
         absent=frozenset(name for name, exists in bucket.states.items() if not exists),
         stores=bucket.stores,
         counts=bool(bucket.counters),
-        made=ctypes.c_double(bucket.counters[0].item() if bucket.counters else 0.0),
+        numbers=_numbers(bucket),
     )
+
+
+def _numbers(bucket: Bucket) -> ctypes.Array[Number]:
+    """Return what the parameters of a bucket keep beside their states, as the first of them has it now."""
+    first = [bucket.counters[0] if bucket.counters else None, *bucket.numbers[0].values()]
+    numbers = [
+        Number() if kept is None else Number(known=kept.item(), wide=kept.dtype is torch.float64) for kept in first
+    ]
+    return (Number * len(numbers))(*numbers)

@@ -2,7 +2,8 @@
 
 import ctypes
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
@@ -33,10 +34,11 @@ class Word(NamedTuple):
             torch has them, which makes every word but sqrt (whose rounding in torch depends on the machine) equal to
             torch's. Of a reduction, what is summed up (``amax``: compared). Empty where there is no kernel.
         triton: Its expression in Triton. The comparisons are false beside NaN, and chosen so that NaN goes on where
-            torch lets it go on.
+            torch lets it go on. Of a reduction, what is summed up; empty where there is no kernel.
         rank: Of the result, where it is not the union of the operands'.
         arguments: Further arguments of the call.
         second: The name of a second number, which stands behind the first.
+        last: The name of the last operand, where the call has it by name.
     """
 
     call: str
@@ -46,17 +48,20 @@ class Word(NamedTuple):
     rank: int | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
     second: str | None = None
+    last: str | None = None
 
     @property
     def reduces(self) -> bool:
         """Whether it makes one number of a tensor."""
         return self.rank == NUMBER and self.call != "double"
 
-    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = ()) -> Any:
-        """Return what the word makes of tensors and its numbers, as a rule calls it."""
+    def apply(self, first: Any, *others: Any, numbers: Sequence[Any] = (), in_place: bool = False) -> Any:
+        """Return what the word makes of tensors and its numbers, as a rule calls it; or write it into the first."""
         if self.call in FUNCTIONS:
             return FUNCTIONS[self.call](first, *others)
-        method = getattr(first, self.call)
+        method = getattr(first, f"{self.call}_" if in_place else self.call)
+        if self.last is not None:
+            return method(*others[:-1], **{self.last: others[-1]})
         if self.scalar in ("alpha", "value", "beta"):
             names = (self.scalar, *([self.second] if self.second else []))
             return method(*others, **dict(zip(names, numbers, strict=True)))
@@ -69,6 +74,7 @@ _NEAREST = "tl.where(tl.abs({s}) < 0.5, {s}, {s} - 1.0), tl.where(tl.abs({s}) < 
 WORDS: dict[str, Word] = {
     # From the nearer end lerp goes, so that weight 1 gives the end itself; b + (w - 1)(b - a) is a + w(b - a).
     "add": Word("add", "alpha", "FMA({1}, {s}, {0})", "tl.fma({1}, {s}, {0})"),
+    "add_times": Word("add", None, "FMA({1}, {2}, {0})", "tl.fma({1}, {2}, {0})", last="alpha"),  # a tensor's number
     "add_scalar": Word("add", "other", "{0} + {s}", "{0} + {s}"),
     "sub": Word("sub", None, "{0} - {1}", "{0} - {1}"),
     "mul": Word("mul", None, "{0} * {1}", "{0} * {1}"),
@@ -99,11 +105,11 @@ WORDS: dict[str, Word] = {
     "top": Word("top", None, "top({0})"),
     "rest": Word("rest", None, "rest({0})"),
     # One number of a whole tensor; in kernels summed up in double precision, in an order that hangs on sizes alone.
-    "sum": Word("sum", None, "(double){0}", rank=NUMBER),
-    "mean": Word("mean", None, "(double){0}", rank=NUMBER),
-    "norm": Word("norm", None, "(double){0} * (double){0}", rank=NUMBER),
-    "amax": Word("amax", None, "(double){0}", rank=NUMBER),
-    "double": Word("double", None, "{0}", rank=NUMBER),
+    "sum": Word("sum", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "mean": Word("mean", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "norm": Word("norm", None, "(double){0} * (double){0}", "{0}.to(tl.float64) * {0}.to(tl.float64)", rank=NUMBER),
+    "amax": Word("amax", None, "(double){0}", "{0}.to(tl.float64)", rank=NUMBER),
+    "double": Word("double", None, "{0}", "{0}", rank=NUMBER),
     # One number of every row, or of every column.
     "sum_of_rows": Word("sum", None, rank=ROWS, arguments=_ALONG_ROWS),
     "sum_of_columns": Word("sum", None, rank=COLUMNS, arguments=_ALONG_COLUMNS),
@@ -118,9 +124,13 @@ WORDS: dict[str, Word] = {
     "flatten": Word("flatten", None, rank=MATRIX, arguments=(("start_dim", 1),)),
     "reshape_as": Word("reshape_as", None, rank=FULL),
     "bfloat16": Word("bfloat16", None),
+    "type_as": Word("type_as", None),
 }
 """Every word that rules know, with its text in each execution. Words that end in ``_scalar`` have a number where their
 namesake has a second tensor."""
+
+VIEWS = ("transpose", "flatten", "reshape_as", "bfloat16", "type_as", "double")
+"""Words whose results may be what they are given, or share its memory."""
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 """Words whose results are masks."""
@@ -133,6 +143,26 @@ def times(number: Any, factor: Any) -> Any:
     if isinstance(number, float) and isinstance(factor, float) and step_dtype() is torch.float32:
         return ctypes.c_float(number * ctypes.c_float(factor).value).value
     return number * factor
+
+
+def root(number: Any) -> Any:
+    """Return the square root of a number that depends on no tensor; ``number**0.5`` may be rounded the other way."""
+    return number.root() if hasattr(number, "root") else math.sqrt(number)
+
+
+def at_least(number: Any, least: Any) -> Any:
+    """Return the larger of two numbers, the first of which may be one of a tensor; beside NaN ``least``, as ``max``."""
+    return number.where(number > least, least) if hasattr(number, "where") else max(least, number)
+
+
+def at_most(number: Any, most: Any) -> Any:
+    """Return the smaller of two numbers, the first of which may be one of a tensor; beside NaN ``most``, as ``min``."""
+    return number.where(number < most, most) if hasattr(number, "where") else min(most, number)
+
+
+def kept(number: Any) -> Any:
+    """Return a number as torch keeps it beside ``step``."""
+    return times(number, 1.0)
 
 
 def step_dtype() -> torch.dtype:
@@ -227,10 +257,8 @@ def around(outer: Rule, rule: Rule) -> Rule:
         outer: ``(rule, param, grad, *own, *state, **options) -> (param, *own, *state)``, where ``own`` are states that
             it has itself: they stand in its signature, and the others as ``*state``. All of them start as zeros, or
             all have the default ``None``.
-        rule: The rule that it calls, as any other function; one that sums over the model cannot be called so.
+        rule: The rule that it calls, as any other function, also where it sums over the model.
     """
-    if schema(rule).sums:
-        raise TypeError(f"rule {rule.__name__!r} sums over the model; {outer.__name__!r} cannot be put around it")
     own = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][3:]
     added = [p for p in inspect.signature(outer).parameters.values() if p.kind is p.KEYWORD_ONLY]
     inner = inspect.signature(rule).parameters
@@ -238,12 +266,15 @@ def around(outer: Rule, rule: Rule) -> Rule:
     leads = bool(own) and own[0].default is own[0].empty  # states that start as zeros stand before the others
     own_end = states + count
 
-    @wraps(rule)
-    def update(param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
+    def called(rule: Rule, param: Any, grad: Any, *state: Any, **options: Any) -> tuple:
         if leads:
             return outer(rule, param, grad, *state, **options)
         new, *results = outer(rule, param, grad, *state[states:own_end], *state[:states], *state[own_end:], **options)
         return new, *results[count : count + states], *results[:count], *results[count + states :]
+
+    @wraps(rule)
+    def update(*args: Any, **options: Any) -> Any:
+        return _summing(called, rule, args, options) if schema(rule).sums else called(rule, *args, **options)
 
     numbers = [p for name, p in inner.items() if name in schema(rule).numbers]
     leading = [p for name, p in inner.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name not in schema(rule).numbers]
@@ -252,6 +283,29 @@ def around(outer: Rule, rule: Rule) -> Rule:
     signature = inspect.Signature([*states_in_order, *numbers, *options.values()])
     vars(update)["__signature__"] = signature
     return update
+
+
+class _WaitsError(Exception):
+    """A rule inside another wants a sum that is not known yet."""
+
+
+def _summing(outer: Rule, rule: Rule, args: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Any]:
+    """Run a rule around one that sums: from the beginning, whenever one more sum is known, as both are pure."""
+    totals: list[Any] = []
+
+    @wraps(rule)
+    def known(*inner_args: Any, **inner_options: Any) -> Any:
+        results, waits = driven(rule(*inner_args, **inner_options), totals)
+        if waits:
+            raise _WaitsError(results)
+        return results
+
+    while True:
+        try:
+            return outer(known, *args, **options)
+        except _WaitsError as error:
+            (wanted,) = error.args
+        totals.append((yield wanted))
 
 
 def check_results(rule: Callable[..., Any], results: Any, names: Sequence[str]) -> None:

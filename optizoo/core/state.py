@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optizoo.backends import loop
 from optizoo.core.checks import plain
 from optizoo.core.groups import GroupedOptimizer
 from optizoo.core.rule import Rule, schema, sorted_states, step_dtype
@@ -13,6 +14,8 @@ from optizoo.core.rule import Rule, schema, sorted_states, step_dtype
 
 class StatefulOptimizer(GroupedOptimizer):
     """A :class:`GroupedOptimizer` that makes the states of its parameters by name, where they are missing."""
+
+    _numbers_of_model: dict[tuple[str, torch.device], Tensor]  # found once in a step
 
     def _sorted_states(
         self, rule: Rule, group: Mapping[str, Any]
@@ -39,30 +42,73 @@ class StatefulOptimizer(GroupedOptimizer):
                     f"parameter would make them dense; set it to 0, or weight_decay_mode='decoupled' ({kind})"
                 )
 
-    def _running(self, store: dict[str, Any], group: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
-        """Return the running numbers as they are; made here if they are missing.
+    def _running(
+        self, store: dict[str, Any], group: Mapping[str, Any], param: Tensor, *, of_model: bool, first: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the running numbers as they are; made here if they are missing, or prepared before the first step.
 
-        They are kept as torch keeps them, and in double precision where torch has no such optimizer.
+        They are kept as torch keeps them, and in double precision where torch has no such optimizer. Those of a rule
+        that sums over the model are the model's (``of_model``): all parameters have the same tensors, also those that
+        step for the first time, or have rested.
         """
         for name, start in self.numbers.items():
-            if not isinstance(store.get(name), Tensor):
+            if first and self.initial_values.get(name) == "lr":  # what was prepared at lr 0
+                store.pop(name, None)
+            device = param.device if counts_on_device(group, param) else torch.device("cpu")
+            shared = self._number_of_model(name, device) if of_model else None
+            if shared is not None:
+                store[name] = shared
+            elif not isinstance(store.get(name), Tensor):
                 start = float(group[self.initial_values[name]]) if name in self.initial_values else start
-                device = param.device if counts_on_device(group, param) else "cpu"
                 store[name] = counted(store.get(name, start), device, self._number_dtype())
         return {name: store[name] for name in self.numbers}
+
+    def _number_of_model(self, name: str, device: torch.device) -> Tensor | None:
+        """Return the tensor on a device that holds a running number for all parameters; ``None`` before it is made."""
+        if (name, device) not in self._numbers_of_model:
+            stores = (store for store in self.state.values() if isinstance(store, Mapping))
+            held = (store[name] for store in stores if isinstance(store.get(name), Tensor))
+            found = next((number for number in held if number.device == device), None)
+            if found is None:
+                return None
+            self._numbers_of_model[name, device] = found
+        return self._numbers_of_model[name, device]
 
     def _number_dtype(self) -> torch.dtype:
         return torch.float64 if self.namesake is None else step_dtype()
 
     @staticmethod
-    def _given(rule: Rule, param: Tensor) -> dict[str, Any]:
+    def _given(rule: Rule, group: Mapping[str, Any], param: Tensor) -> dict[str, Any]:
         """Return what a rule gets by naming it, beside ``step``."""
         found: dict[str, Any] = {}
         if "shape" in schema(rule).given:
             found["shape"] = tuple(param.shape)
         if "machine_eps" in schema(rule).given:
-            found["machine_eps"] = torch.finfo(param.dtype).eps
+            found["machine_eps"] = torch.finfo(torch.float32 if group["master"] else param.dtype).eps
         return found
+
+    def _made_shapes(self, rule: Rule, group: Mapping[str, Any], param: Tensor) -> dict[str, torch.Size | None]:
+        """Return the states that ``rule`` makes for ``param``, and their shapes: it runs on tensors without values.
+
+        Of a rule that cannot do that, the states that it knows, each with ``None``.
+        """
+        states, zeros, made = self._sorted_states(rule, group)
+        if not made:
+            return {}
+        shape = (*param.shape, 2) if param.is_complex() else param.shape
+        empty = torch.empty(shape, dtype=param.dtype.to_real(), device="meta")
+        columns = {name: [empty] if name in zeros else None for name in states}
+        options = {name: on_host(value) for name, value in self._rule_options(rule, group, 1.0, "foreach").items()}
+        options |= {**self._given(rule, group, param), **self.numbers, "tensor_scalars": True}
+        totals: list[float] = []
+        try:
+            while loop.total(rule, [empty], [empty], columns, totals=totals, **options) is not None:
+                totals.append(1.0)
+            found = loop.update(rule, [empty], [empty], columns, totals=totals, **options)
+        except Exception:  # of any kind: the rule may look at values
+            return dict.fromkeys(made)
+        shapes = {name: found[name][0].shape for name in made if name in found}
+        return {name: shape[:-1] if param.is_complex() else shape for name, shape in shapes.items()}
 
     def _initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
         """Return a state as it is before the first update."""
@@ -74,6 +120,18 @@ class StatefulOptimizer(GroupedOptimizer):
             return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         start = complex(value, value) if param.is_complex() else value  # both parts are weights of their own
         return torch.full_like(param, start, dtype=dtype, memory_format=torch.preserve_format)
+
+    def _drop_unmade(self) -> None:
+        """Drop states that a rule makes at the first update where none was counted yet: they were only prepared."""
+        for group in self.param_groups:
+            completed = self.complete(group)
+            made_by_rule = self._sorted_states(self.rule_for(completed), completed)[2]
+            for param in group["params"] if made_by_rule and self.counts_steps else ():
+                store: Any = self.state.get(param, {})
+                step = store.get("step")
+                if isinstance(step, Tensor) and not (step.is_meta or hasattr(step, "fake_mode") or step.item()):
+                    for name in store.keys() & set(made_by_rule):
+                        del store[name]
 
     def _share_counters(self, group: Mapping[str, Any], params: Sequence[Tensor]) -> None:
         """Let parameters whose counters are one tensor keep it only if all of them step, and new ones share theirs.
@@ -144,12 +202,16 @@ class StatefulOptimizer(GroupedOptimizer):
         self, rule: Rule, group: Mapping[str, Any], step: float | Tensor | None, backend: str
     ) -> dict[str, Any]:
         options = {name: scalar(group[name]) for name in schema(rule).options}
+        if self.numbers and self.namesake is None and not (group["capturable"] or group["differentiable"]):
+            # Beside running numbers in double precision, a rate in a tensor counts as the number that it holds.
+            options = {name: on_host(value) for name, value in options.items()}
         options["maximize"] = group["maximize"]
         if schema(rule).names_step:
             options["step"] = step
         if backend == "loop":
             options["differentiable"] = group["differentiable"]
-            options["tensor_scalars"] = (group["capturable"] or group["differentiable"]) and has_tensor(options)
+            # A number that a rule makes of a tensor is differentiated too.
+            options["tensor_scalars"] = group["differentiable"] or (group["capturable"] and has_tensor(options))
         return options
 
 
@@ -187,6 +249,13 @@ def scalar(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(scalar, value))
     return value.reshape(()) if isinstance(value, Tensor) and value.dim() else value
+
+
+def on_host(value: Any) -> Any:
+    """Return an option or a running number with its tensors read as the numbers that they hold."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(on_host, value))
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def has_tensor(options: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from optizoo.testing.streams import gradients, lr_factor, make_params, set_gradients
+from optizoo.testing.streams import SHAPES, Shapes, gradients, lr_factor, make_params, set_gradients
 from optizoo.testing.ulp import identical, ulp_distance
 
 Factory = Callable[[list[Parameter]], Optimizer]
@@ -33,6 +33,7 @@ def assert_equivalent(
     steps: int = 100,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    shapes: Shapes = SHAPES,
 ) -> None:
     """Raise if the two optimizers do not compute the same on gradients that make mistakes visible.
 
@@ -60,6 +61,7 @@ def assert_equivalent(
         steps: Length of the runs.
         seed: Of parameters and gradients.
         device: Where the parameters live.
+        shapes: Of the parameters, for optimizers that do not take every shape.
 
     Raises:
         AssertionError: They differ; the message says in which tier, options, type, step and element, gives both values
@@ -85,7 +87,7 @@ def assert_equivalent(
         raise ValueError(f"no tier of {tiers} runs in {dtype}; leave out dtype, or choose a tier that has it")
     checks = {"T1": _bitwise, "T2": _displacement, "T3": _precision, "T4": _precision}
     for tier, kind in runs:
-        checks[tier](_Setting(tier, kind, steps, seed, device), candidate, reference)
+        checks[tier](_Setting(tier, kind, steps, seed, device, shapes), candidate, reference)
 
 
 def _dtypes(tier: str) -> tuple[torch.dtype, ...]:
@@ -101,6 +103,7 @@ class _Setting:
     steps: int
     seed: int
     device: torch.device | str
+    shapes: Shapes
 
 
 class Run:
@@ -111,10 +114,18 @@ class Run:
         dtype: Of the parameters.
         seed: Of the parameters.
         device: Where they live.
+        shapes: Of the parameters.
     """
 
-    def __init__(self, factory: Factory, dtype: torch.dtype, seed: int = 0, device: torch.device | str = "cpu"):
-        self.params = make_params(dtype, device, seed)
+    def __init__(
+        self,
+        factory: Factory,
+        dtype: torch.dtype,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        shapes: Shapes = SHAPES,
+    ):
+        self.params = make_params(dtype, device, seed, shapes)
         self.start = [param.detach().clone() for param in self.params]
         self.optimizer = factory(list(self.params))
         groups = _groups(self.optimizer)
@@ -197,7 +208,7 @@ def _groups(optimizer: Any) -> list[dict[str, Any]]:
 def _runs(setting: _Setting, *factories: Factory, dtypes: Sequence[torch.dtype] = ()) -> list[Run]:
     """Return a run of each factory, all on different optimizers."""
     runs = [
-        Run(factory, dtype, setting.seed, setting.device)
+        Run(factory, dtype, setting.seed, setting.device, setting.shapes)
         for factory, dtype in zip(factories, dtypes or [setting.dtype] * len(factories), strict=True)
     ]
     if len({id(run.optimizer) for run in runs}) < len(runs):
@@ -324,7 +335,7 @@ def _joined(params: Sequence[Tensor]) -> Tensor:
 
 def _rounded(setting: _Setting, dtype: torch.dtype) -> Iterable[list[Tensor | None]]:
     """Yield the gradients as ``dtype`` holds them, so that runs in wider types see the same numbers."""
-    for grads in gradients(setting.steps, setting.seed):
+    for grads in gradients(setting.steps, setting.seed, setting.shapes):
         yield [None if grad is None else grad.to(dtype).to(setting.device) for grad in grads]
 
 

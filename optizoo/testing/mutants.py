@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule
 from optizoo.testing.specimens import specimens
+from optizoo.testing.streams import Shapes
 from optizoo.testing.twins import oracle, with_rules
 from optizoo.zoo import optimizer_class
 
@@ -68,6 +69,11 @@ class Mutant:
         if name not in rules:
             raise ValueError(f"{kind.__name__} with the options {options} runs {', '.join(rules)}, not {name!r}")
         return with_rules(kind, {**rules, name: _mutated(rules[name], self.true, self.mistaken)})(params, **options)
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of parameters on which the mistake shows."""
+        return specimens()[self.optimizer].shapes
 
     def reference(self, params: Any) -> Optimizer:
         """Make the true optimizer; in textbook form where torch has none."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optizoo.testing.pairwise import Options, Table, level, pairwise, product
+from optizoo.testing.streams import SHAPES, Shapes
 from optizoo.zoo import optimizer_class
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ SIGN_AND_DECAY: Table = {"weight_decay": (0, 0.05), "maximize": (False, True)}
 """Joined to every table of a specimen, as far as the optimizer has these options."""
 
 EVERYWHERE: tuple[Table, ...] = ({"lr": (torch.tensor(0.01),)},)
-"""Tables that stand beside those of every specimen."""
+"""Tables that stand beside those of every specimen, unless it has one with a tensor ``lr`` of its own."""
 
 PROXIMAL: Table = {"weight_decay": (0.05,), "weight_decay_mode": ("independent",), "l1": (0.1,)}
 """Stands beside those of an optimizer that has ``l1``, unless it has one with ``l1`` of its own."""
@@ -67,16 +68,20 @@ class Specimen:
         more_tables: Tables that are taken as they stand, as are :data:`EVERYWHERE` and :data:`PROXIMAL`.
         mutants: Mistakes that the kit must reject.
         references: Implementations of other packages that it is held against.
+        floats: Whether the textbook works on Python floats: a number is a tensor with one weight, but no matrix.
+        shapes: Of the parameters on which mistakes show; those that its twin takes too.
     """
 
     name: str
-    textbook: tuple[Callable[..., tuple], ...]
+    textbook: tuple[Callable[..., Any], ...]
     twin: str = ""
     twin_options: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[Table, ...] = ({},)
     more_tables: tuple[Table, ...] = ()
     mutants: "tuple[Mutant, ...]" = ()
     references: tuple[Reference, ...] = ()
+    floats: bool = True
+    shapes: Shapes = SHAPES
 
     def combinations(self, *, pairs: bool = False) -> list[Options]:
         """Return every combination of options of all tables, each once.
@@ -88,6 +93,7 @@ class Specimen:
         joined = {option: values for option, values in SIGN_AND_DECAY.items() if option in parameters}
         own = [*({**table, **joined} for table in self.tables), *self.more_tables]
         proximal = [] if "l1" not in parameters or any("l1" in table for table in own) else [PROXIMAL]
-        rows = itertools.chain.from_iterable(map(product, [*own, *proximal, *EVERYWHERE]))
+        has_tensor_lr = any(isinstance(lr, torch.Tensor) for table in own for lr in table.get("lr", ()))
+        rows = itertools.chain.from_iterable(map(product, [*own, *proximal, *(() if has_tensor_lr else EVERYWHERE)]))
         each = list({frozenset((option, level(value)) for option, value in row.items()): row for row in rows}.values())
         return pairwise(each, {name: parameter.default for name, parameter in parameters.items()}) if pairs else each

@@ -28,7 +28,9 @@ def __getattr__(name: str) -> Any:
 
 def largest(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, or of each pair of elements."""
-    return torch.maximum(a, b) if isinstance(a, torch.Tensor) else max(a, b)
+    if not isinstance(a, torch.Tensor):
+        return max(a, b)
+    return torch.maximum(a, b) if isinstance(b, torch.Tensor) else a.clamp(min=b)
 
 
 def sign(a: Any) -> Any:
@@ -39,6 +41,11 @@ def sign(a: Any) -> Any:
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """Return ``yes`` where the condition holds, else ``no``."""
     return torch.where(condition, yes, no) if isinstance(condition, torch.Tensor) else (yes if condition else no)
+
+
+def summed(a: Any) -> Any:
+    """Return the sum of all elements; a number is its own."""
+    return a.sum() if isinstance(a, torch.Tensor) else a
 
 
 def norm(a: Any) -> Any:

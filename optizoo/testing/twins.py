@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from optizoo.backends.trace import Program, trace
+from optizoo.core.checkpoint import EXECUTION_OPTIONS
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.rule import Rule, schema
 from optizoo.testing import textbook
@@ -31,7 +32,8 @@ def has_torch_twin(name: str, **options: Any) -> bool:
     extras = optimizer_class(name).neutral_options()
     specimen = specimens().get(name.lower())
     has_twin = specimen is not None and hasattr(torch.optim, specimen.twin)
-    return has_twin and all(options.get(extra, neutral) == neutral for extra, neutral in extras.items())
+    computing = {extra: neutral for extra, neutral in extras.items() if extra not in EXECUTION_OPTIONS}
+    return has_twin and all(options.get(extra, neutral) == neutral for extra, neutral in computing.items())
 
 
 def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
@@ -40,7 +42,8 @@ def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
     Args:
         name: A name of :func:`optizoo.list_optimizers`.
         model_or_params: A module or what constructors take as ``params``.
-        **options: The options of optizoo's constructor; ``foreach`` included, since torch's loop and lists may differ.
+        **options: The options of optizoo's constructor; ``foreach`` included, since torch's loop and lists may differ,
+            where it has both.
 
     Raises:
         ValueError: The name is unknown, or torch has no such optimizer (:func:`has_torch_twin`).

@@ -26,7 +26,7 @@ from optizoo.tables import text_table
 from optizoo.testing.equivalence import Run, assert_equivalent
 from optizoo.testing.pairwise import Options
 from optizoo.testing.specimens import specimens
-from optizoo.testing.streams import gradients, lr_factor, make_params
+from optizoo.testing.streams import Shapes, gradients, lr_factor, make_params
 from optizoo.testing.twins import has_torch_twin, kernel_tier, oracle, program, torch_twin
 from optizoo.testing.ulp import identical, ulp_distance
 from optizoo.zoo import create, list_optimizers, optimizer_class
@@ -173,9 +173,10 @@ def _case(name: str, options: Options, dtype: torch.dtype, device: torch.device 
         result.message = "nothing says what it should compute: write its specimen in optizoo/testing/specimens"
         yield result
         return
-    if dtype == torch.float16 and "eps" in inspect.signature(optimizer_class(name)).parameters:
+    eps = inspect.signature(optimizer_class(name)).parameters.get("eps")
+    if dtype == torch.float16 and eps is not None and isinstance(eps.default, float):
         options = {"eps": FLOAT16_EPS, **options}
-    stream = _gradient_lists(dtype, device, steps)
+    stream = _gradient_lists(dtype, device, steps, specimens()[name].shapes)
     if has_torch_twin(name, **options):
         yield from _against_torch(name, options, dtype, device, stream)
     elif "loop" in backends:
@@ -227,11 +228,13 @@ def _pickled_case(case: bytes) -> list[Result]:
 
 
 @lru_cache(maxsize=1)  # nobody writes to them, and to make them takes as long as to use them
-def _gradient_lists(dtype: torch.dtype, device: torch.device | str, steps: int) -> list[list[Tensor | None]]:
-    params = make_params(dtype, device)
+def _gradient_lists(
+    dtype: torch.dtype, device: torch.device | str, steps: int, shapes: Shapes
+) -> list[list[Tensor | None]]:
+    params = make_params(dtype, device, shapes=shapes)
     return [
         [None if g is None else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)]
-        for grads in gradients(steps)
+        for grads in gradients(steps, shapes=shapes)
     ]
 
 
@@ -251,10 +254,16 @@ def _against_torch(
         lists = foreach and on_cuda and not isinstance(options.get("lr"), Tensor)
         if lists not in references:
             references[lists] = Run(
-                lambda params, lists=lists: torch_twin(name, params, foreach=lists, **options), dtype, device=device
+                lambda params, lists=lists: torch_twin(name, params, foreach=lists, **options),
+                dtype,
+                device=device,
+                shapes=specimens()[name].shapes,
             )
         ours = Run(
-            lambda params, foreach=foreach: create(name, params, foreach=foreach, **options), dtype, device=device
+            lambda params, foreach=foreach: create(name, params, foreach=foreach, **options),
+            dtype,
+            device=device,
+            shapes=specimens()[name].shapes,
         )
         result = _result(name, options, backend, dtype, "torch foreach, bitwise" if lists else "torch loop, bitwise")
         cells.append((ours, references[lists], result))
@@ -340,6 +349,7 @@ def _against_textbook(
                 tiers=[tier],
                 steps=result.steps,
                 device=device,
+                shapes=specimens()[name].shapes,
             )
         except Exception as error:  # one broken cell must not cost the table
             result.passed, result.message = False, str(error)
@@ -363,6 +373,7 @@ def _fused(
             dtype=dtype,
             steps=_steps(len(stream), TIER_STEPS),
             device=device,
+            shapes=specimens()[name].shapes,
         )
     except Exception as error:  # one broken cell must not cost the table
         result.passed, result.message = False, f"{type(error).__name__}: {error}"
@@ -379,8 +390,18 @@ def _single_steps(
     result: Result,
 ) -> None:
     """Hold every step by itself: afterwards the kernel goes on from the loop's numbers."""
-    ours = Run(lambda params: create(name, params, fused=True, **options), dtype, device=device)
-    loop = Run(lambda params: create(name, params, foreach=False, **options), dtype, device=device)
+    ours = Run(
+        lambda params: create(name, params, fused=True, **options),
+        dtype,
+        device=device,
+        shapes=specimens()[name].shapes,
+    )
+    loop = Run(
+        lambda params: create(name, params, foreach=False, **options),
+        dtype,
+        device=device,
+        shapes=specimens()[name].shapes,
+    )
     worst = {"params": 0.0, "states": 0.0}
     before: dict[tuple[int, str], Tensor] = {(index, "params"): p.detach() for index, p in enumerate(loop.start)}
     roots = RightRoots() if torch.device(device).type == "cpu" else nullcontext()

@@ -59,12 +59,8 @@ def _classes(found: tuple[ModuleType, ...]) -> dict[str, Any]:
 def list_optimizers() -> list[str]:
     """Return the names that :func:`create` knows, sorted by the complexity of their rules.
 
-    >>> list_optimizers()[:8]
-    ['sgd', 'momentum', 'signum', 'lion', 'lars', 'rprop', 'adagrad', 'adadelta']
-    >>> list_optimizers()[8:15]
-    ['rmsprop', 'adam', 'adamw', 'adabelief', 'yogi', 'adamax', 'cautiousadamw']
-    >>> list_optimizers()[15:]
-    ['stableadamw', 'qhadam', 'lamb', 'nadam', 'radam', 'adopt', 'adan', 'ademamix']
+    >>> list_optimizers()  # doctest: +ELLIPSIS
+    ['sgd', 'momentum', ..., 'adam', 'adamw', ..., 'muon', 'normuon']
     """
     return [name.lower() for name in classes()]
 

@@ -43,12 +43,12 @@ def test_graphs_and_numbers(name, options):
     """At most two graphs for 50 scheduled steps, no more than torch's own takes, and the numbers of the plain step."""
     options = {"lr": 0.01, **options}
     lr = torch.tensor(options["lr"])
-    ours = optizoo.create(name, parameters(), **{**options, "lr": lr.clone()})
+    ours = optizoo.create(name, parameters(of=name), **{**options, "lr": lr.clone()})
     graphs = compiled(ours, 50)
     assert graphs <= 2
     if has_torch_twin(name, **options) and name != "radam":  # whose rule branches on the step
-        assert graphs <= compiled(torch_twin(name, parameters(), **{**options, "lr": lr.clone()}), 50)
-    plain = optizoo.create(name, parameters(), foreach=False, **options)
+        assert graphs <= compiled(torch_twin(name, parameters(of=name), **{**options, "lr": lr.clone()}), 50)
+    plain = optizoo.create(name, parameters(of=name), foreach=False, **options)
     for index in range(50):
         feed(plain.param_groups[0]["params"], index)
         plain.param_groups[0]["lr"] = options["lr"] / (1 + index)
