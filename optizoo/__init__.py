@@ -37,6 +37,9 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.ademamix import AdEMAMix as AdEMAMix
     from optizoo.zoo.adopt import ADOPT as ADOPT
     from optizoo.zoo.asgd import ASGD as ASGD
+    from optizoo.zoo.cautious import CautiousAdamW as CautiousAdamW
+    from optizoo.zoo.lamb import LAMB as LAMB
+    from optizoo.zoo.lars import LARS as LARS
     from optizoo.zoo.lion import Lion as Lion
     from optizoo.zoo.muon import Muon as Muon
     from optizoo.zoo.muon import NorMuon as NorMuon
@@ -51,6 +54,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo.zoo.sgd import SGD as SGD
     from optizoo.zoo.sgd import Momentum as Momentum
     from optizoo.zoo.signum import Signum as Signum
+    from optizoo.zoo.stableadamw import StableAdamW as StableAdamW
     from optizoo.zoo.yogi import Yogi as Yogi
 
 __version__ = "0.1.0"

@@ -31,6 +31,9 @@ from optizoo.zoo.adan import adan as adan
 from optizoo.zoo.ademamix import ademamix as ademamix
 from optizoo.zoo.adopt import adopt as adopt
 from optizoo.zoo.asgd import asgd as asgd
+from optizoo.zoo.cautious import cautiousadamw as cautiousadamw
+from optizoo.zoo.lamb import lamb as lamb
+from optizoo.zoo.lars import lars as lars
 from optizoo.zoo.lion import lion as lion
 from optizoo.zoo.muon import muon as muon
 from optizoo.zoo.muon import muon_ratio as muon_ratio
@@ -51,6 +54,7 @@ from optizoo.zoo.sgd import momentum as momentum
 from optizoo.zoo.sgd import momentum_lr_in_velocity as momentum_lr_in_velocity
 from optizoo.zoo.sgd import sgd as sgd
 from optizoo.zoo.signum import signum as signum
+from optizoo.zoo.stableadamw import stableadamw as stableadamw
 from optizoo.zoo.yogi import yogi as yogi
 
 

@@ -60,7 +60,7 @@ def list_optimizers() -> list[str]:
     """Return the names that :func:`create` knows, sorted by the complexity of their rules.
 
     >>> list_optimizers()  # doctest: +ELLIPSIS
-    ['sgd', 'momentum', ..., 'adam', 'adamw', ..., 'muon', 'normuon']
+    ['sgd', 'momentum', ..., 'adam', 'adamw', ..., 'nadam', 'radam', ...]
     """
     return [name.lower() for name in classes()]
 

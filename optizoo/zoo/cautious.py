@@ -53,7 +53,7 @@ class CautiousAdamW(RegularizedOptimizer):
     Example:
         >>> import torch, optizoo
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-        >>> optimizer = optizoo.create("cautiousadamw", [weight], lr=0.1, weight_decay=0)
+        >>> optimizer = optizoo.CautiousAdamW([weight], lr=0.1, weight_decay=0)
         >>> for grad in ([1.0, 1.0], [1.0, -0.1]):
         ...     weight.grad = torch.tensor(grad)
         ...     optimizer.step()

@@ -54,7 +54,7 @@ class LAMB(RegularizedOptimizer):
     Example:
         >>> import torch, optizoo
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, -4.0]))
-        >>> optimizer = optizoo.create("lamb", [weight], lr=0.1, weight_decay=0)
+        >>> optimizer = optizoo.LAMB([weight], lr=0.1, weight_decay=0)
         >>> weight.square().sum().backward()
         >>> optimizer.step()
         >>> weight.data  # a tenth of the norm, 5, along the signs of the first step

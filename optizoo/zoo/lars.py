@@ -57,7 +57,7 @@ class LARS(RegularizedOptimizer):
     Example:
         >>> import torch, optizoo
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, -4.0]))
-        >>> optimizer = optizoo.create("lars", [weight], trust_coefficient=0.1)
+        >>> optimizer = optizoo.LARS([weight], trust_coefficient=0.1)
         >>> weight.square().sum().backward()
         >>> optimizer.step()
         >>> weight.data  # a tenth of the norm, along the gradient

@@ -55,7 +55,7 @@ class StableAdamW(RegularizedOptimizer):
     Example:
         >>> import torch, optizoo
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        >>> optimizer = optizoo.create("stableadamw", [weight], lr=0.1, weight_decay=0)
+        >>> optimizer = optizoo.StableAdamW([weight], lr=0.1, weight_decay=0)
         >>> weight.square().sum().backward()
         >>> optimizer.step()
         >>> weight.data  # as Adam: in the first step nothing is known, and nothing surprises

@@ -31,6 +31,7 @@ FAMILIES = {
     "both moments": ("adam", "adamw", "adabelief", "yogi", "adamax", "qhadam", "nadam", "radam"),
     "beyond both moments": ("adopt", "adan", "ademamix"),
     "without a schedule": ("schedulefreesgd", "schedulefreeadamw", "prodigy"),
+    "norms and means": ("lars", "cautiousadamw", "stableadamw", "lamb"),
 }
 GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 CHANCE = 0.1
