@@ -257,6 +257,7 @@ class RuleOptimizer(CompiledOptimizer):
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
+        counters: set[int] = set()
         obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
 
         def obstacle(
@@ -308,7 +309,8 @@ class RuleOptimizer(CompiledOptimizer):
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
-            if counter is not None:
+            if counter is not None and id(counter) not in counters:  # on a device, parameters of all buckets share one
+                counters.add(id(counter))
                 bucket.counters.append(counter)
             bucket.numbers.append(numbers)
         return buckets.values()
