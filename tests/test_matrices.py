@@ -1,5 +1,7 @@
 """Optimizers of matrices: kernels are matrices with a row for each output, and updates are orthogonal."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import Parameter
@@ -53,7 +55,8 @@ def test_muon_maximizes():
 def test_muon_with_a_rate_that_stays_on_the_device():
     """``capturable=True`` with a tensor lr walks the path of the number."""
     ends = []
-    for options in ({"lr": 0.02}, {"lr": torch.tensor(0.02), "capturable": True}):
+    rates: list[dict[str, Any]] = [{"lr": 0.02}, {"lr": torch.tensor(0.02), "capturable": True}]
+    for options in rates:
         params = [Parameter(torch.ones(4, 3)), Parameter(torch.ones(3, 4))]
         optimizer = optizoo.Muon(params, **options)
         run(optimizer, range(5))

@@ -222,7 +222,7 @@ def watched(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[A
     Returns:
         ``None`` where the numbers were used in a way that conditions cannot tell.
     """
-    recorder = _Recorder([])
+    recorder = _Recorder([], [])
     result = function({name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())})
     return (result, tuple(recorder.conditions)) if recorder.reproducible else None
 

@@ -279,7 +279,7 @@ class RuleOptimizer(CompiledOptimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
-            numbers = self._running(store, group, param, first=not on_device and step == 1)
+            numbers = self._running(store, group, param, first=step == 1 if isinstance(step, float) else False)
             for name in zeros:
                 # What starts at lr was prepared at lr 0.
                 prepared = self.initial_values.get(name) == "lr" and not on_device and step == 1

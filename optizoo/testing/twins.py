@@ -42,8 +42,8 @@ def torch_twin(name: str, model_or_params: Any, **options: Any) -> Optimizer:
     Args:
         name: A name of :func:`optizoo.list_optimizers`.
         model_or_params: A module or what constructors take as ``params``.
-        **options: The options of optizoo's constructor; ``foreach`` included, since torch's loop and lists may differ, where
-            it has both.
+        **options: The options of optizoo's constructor; ``foreach`` included, where torch has it: its loop and lists may
+            differ.
 
     Raises:
         ValueError: The name is unknown, or torch has no such optimizer (:func:`has_torch_twin`).
