@@ -58,7 +58,8 @@ class Word(NamedTuple):
         """Return what the word makes of tensors and its numbers, as a rule calls it; or write it into the first."""
         method = getattr(first, f"{self.call}_" if in_place else self.call)
         if self.last is not None:
-            return method(*others[:-1], **{str(self.last): others[-1]})
+            named: dict[str, Any] = {self.last: others[-1]}
+            return method(*others[:-1], **named)
         if self.scalar in ("alpha", "value", "beta"):
             return method(*others, **dict(zip((self.scalar, self.second), numbers, strict=False)))
         return method(*others, *numbers, **dict(self.arguments))
