@@ -538,3 +538,12 @@ def test_counters_on_a_device_are_shared(name):
             param.grad = torch.ones(2) if there else None
         twin.step()
     torch.testing.assert_close(params, plain)
+
+
+@pytest.mark.parametrize("name", ["adam", "asgd", "adafactor"])
+def test_a_counter_on_the_device_counts_every_step_once(name):
+    """Parameters of several types and shapes share a counter there, and each step is one for all of them."""
+    params = [*parameters(), *parameters(torch.float64)]
+    optimizer = optizoo.create(name, params, capturable=True)
+    run(optimizer, range(3))
+    assert [optimizer.state[param]["step"].item() for param in params] == [3.0] * 4

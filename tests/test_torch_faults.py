@@ -162,3 +162,49 @@ def test_state_of_another_class():
         else:
             optimizer.step()
             assert {"step", "exp_avg", "exp_avg_sq"} <= optimizer.state[params[0]].keys()
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
+def test_adafactors_eps_is_that_of_each_type(foreach):
+    """``eps=(None, ...)`` is the precision of each parameter's type; torch takes the first one's for all of a group."""
+    ends = []
+    for module in (optizoo, torch.optim):
+        for wide_alone in (True, False):
+            wide, narrow = Parameter(torch.ones(4)), Parameter(torch.ones(4, dtype=torch.bfloat16))
+            optimizer = module.Adafactor([wide] if wide_alone else [narrow, wide], foreach=foreach)
+            wide.grad, narrow.grad = torch.tensor([1e-3, 1e-4, 1e-5, 1e-6]), torch.ones(4, dtype=torch.bfloat16)
+            optimizer.step()
+            ends.append(wide.detach())
+    ours_alone, ours_beside, theirs_alone, theirs_beside = ends
+    assert torch.equal(ours_alone, ours_beside)
+    if not foreach:  # torch's lists begin with another type, and round elsewhere
+        assert torch.equal(ours_alone, theirs_alone)
+        assert not torch.equal(theirs_alone, theirs_beside)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("Adafactor", (3, 0)), ("Muon", (3, 0))])
+def test_parameters_without_elements(kind, shape):
+    """A parameter without elements steps; torch divides by the number of them."""
+    for module in (optizoo, torch.optim):
+        param = Parameter(torch.zeros(shape))
+        optimizer = getattr(module, kind)([param])
+        param.grad = torch.zeros(shape)
+        if module is optizoo:
+            optimizer.step()
+        else:
+            with pytest.raises(ZeroDivisionError):
+                optimizer.step()
+
+
+def test_muon_checks_groups_that_come_later():
+    """A vector in a group that is added is refused at once; torch takes it, and every later step fails."""
+    theirs = torch.optim.Muon([Parameter(torch.zeros(2, 3))])
+    vector = Parameter(torch.zeros(3))
+    theirs.add_param_group({"params": [vector]})
+    vector.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="must be a 2D matrix"):
+        theirs.step()
+    ours = optizoo.Muon([Parameter(torch.zeros(2, 3))])
+    with pytest.raises(ValueError, match=r"at least 2 dimensions, but one has the shape \(3,\)"):
+        ours.add_param_group({"params": [vector]})
+    assert len(ours.param_groups) == 1

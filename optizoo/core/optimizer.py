@@ -284,6 +284,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
         if self.counts_steps:
             self._share_counters(own, [param for param, _ in pairs if counts_on_device(group, param)])
         buckets: dict[tuple, Bucket] = {}
+        counters: set[int] = set()
         obstacles: dict[tuple, str | None] = {}  # to the kernel of every kind of parameter
 
         def obstacle(
@@ -305,7 +306,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
             counter = self._counter(store, param, on_device) if self.counts_steps else None
             # The number of this update; on the device it stays there. In float32, 1 - β₂ᵗ would lose four digits.
             step = None if counter is None else counter.double() + 1 if on_device else counter.item() + 1
-            first = not on_device and step == 1
+            first = isinstance(step, float) and step == 1
             numbers = self._running(store, group, param, first=first, of_model=schema(rule).sums)
             for name in zeros:
                 # What starts at lr was prepared at lr 0.
@@ -336,7 +337,8 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
             bucket.params.append(param)
             bucket.grads.append(grad)
             bucket.stores.append(store)
-            if counter is not None:
+            if counter is not None and id(counter) not in counters:  # on a device, parameters of all buckets share one
+                counters.add(id(counter))
                 bucket.counters.append(counter)
             bucket.numbers.append(numbers)
         return buckets.values()

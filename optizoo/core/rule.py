@@ -61,7 +61,8 @@ class Word(NamedTuple):
             return FUNCTIONS[self.call](first, *others)
         method = getattr(first, f"{self.call}_" if in_place else self.call)
         if self.last is not None:
-            return method(*others[:-1], **{self.last: others[-1]})
+            named: dict[str, Any] = {self.last: others[-1]}
+            return method(*others[:-1], **named)
         if self.scalar in ("alpha", "value", "beta"):
             names = (self.scalar, *([self.second] if self.second else []))
             return method(*others, **dict(zip(names, numbers, strict=True)))

@@ -52,8 +52,8 @@ def normuon(
     update = update * (norm / (update.norm() + eps))  # of the norm that O had
     if weight_decay:
         param = param * (1 - lr * weight_decay)  # θ ← θ - αλθ
-    ratio = muon_ratio(lr, adjust_lr_fn, rows, columns)
-    return param.add(update.reshape_as(param), alpha=-ratio), momentum_buffer, row_var
+    update, rate = update.reshape_as(param), muon_ratio(lr, adjust_lr_fn, rows, columns)
+    return param.add(update, alpha=-rate), momentum_buffer, row_var
 
 
 def newton_schulz(matrix, coefficients, steps, eps, *, tall):
@@ -74,8 +74,7 @@ def newton_schulz(matrix, coefficients, steps, eps, *, tall):
 def muon_ratio(lr, adjust_lr_fn, rows, columns):
     """Return the rate of a matrix: α times √max(1, rows/columns), 0.2 √max(rows, columns), or √(rows/columns).
 
-    Source: Jordan et al. (2024); Liu et al. (2025), https://arxiv.org/abs/2502.16982; Bernstein (2025),
-    https://jeremybernste.in/writing/deriving-muon.
+    Source: Jordan et al. (2024), Liu et al. (2025), Bernstein (2025), https://jeremybernste.in/writing/deriving-muon.
     """
     if adjust_lr_fn == "match_rms_adamw":
         return lr * (0.2 * root(max(rows, columns)))
@@ -91,8 +90,7 @@ class Muon(RegularizedOptimizer):
         \theta \leftarrow (1 - \alpha\lambda) \, \theta - \alpha r \, U V^\top, \quad U S V^\top = m
             \text{ or } (1 - \mu) g + \mu m
 
-    For the hidden matrices of a network; give embeddings, heads, norms and biases to another optimizer. A kernel of
-    more dimensions is a matrix with a row for each output. Rule: :func:`optizoo.rules.muon`, with its source.
+    For hidden matrices; give embeddings, heads, norms and biases to another optimizer. Rule: :func:`optizoo.rules.muon`.
 
     Args:
         weight_decay: λ, decoupled.
@@ -144,13 +142,15 @@ class NorMuon(Muon):
         v \leftarrow \beta_2 v + (1 - \beta_2) \operatorname{mean}(O^2), \qquad
         \theta \leftarrow (1 - \alpha\lambda) \, \theta - \alpha r \, \frac{\|O\|}{\|O / \sqrt v\|} \, O / \sqrt v
 
-    O is Muon's orthogonal update, and v holds a number for each of its rows. Rule: :func:`optizoo.rules.normuon`, with
-    its source, whose defaults these are.
+    O is Muon's orthogonal update; v has a number for each of its rows. Rule: :func:`optizoo.rules.normuon`.
 
     Args:
         weight_decay: λ, decoupled.
         beta2: β₂, in [0, 1).
-        nesterov: As in :class:`Muon`, and so are ``ns_coefficients``, ``ns_steps`` and ``adjust_lr_fn``.
+        nesterov: As in :class:`Muon`.
+        ns_coefficients: As in :class:`Muon`.
+        ns_steps: As in :class:`Muon`.
+        adjust_lr_fn: As in :class:`Muon`.
         eps: Added to √v and to norms that are divided by, and Muon's smallest norm.
 
     Attributes:
