@@ -52,6 +52,10 @@ KINDS: dict[str, Callable[..., RuleOptimizer]] = {
     "nadam, cautious": lambda params, **options: optizoo.NAdam(
         params, weight_decay=0.1, weight_decay_mode="cautious", **options
     ),
+    "asgd": lambda params, **options: optizoo.ASGD(params, t0=1, **options),
+    "schedule-free": lambda params, **options: optizoo.ScheduleFreeAdamW(params, warmup_steps=2, **options),
+    "adafactor": optizoo.Adafactor,
+    "muon": optizoo.Muon,
     "weights": Weighted,
     "single weights": type(
         "Single", (cast(type[RuleOptimizer], Weighted),), {"_number_dtype": lambda self: torch.float32}
@@ -63,7 +67,7 @@ KINDS: dict[str, Callable[..., RuleOptimizer]] = {
 KEPT: list[Tensor] = []
 """Memory that a planted mistake may write to."""
 
-NUMBERS = ("mu_product", "weight_sum", "lr_max", "factor")
+NUMBERS = ("mu_product", "eta", "mu", "weight_sum", "lr_max", "factor")
 
 
 def feed(params: list[Parameter], seed: int) -> None:
@@ -73,12 +77,12 @@ def feed(params: list[Parameter], seed: int) -> None:
 
 
 def made(kind: str, *, planned: bool = True, **options: Any) -> tuple[RuleOptimizer, list[Parameter]]:
-    """Return an optimizer of two groups after four steps, of which the last may be planned, and its parameters."""
+    """Return an optimizer of two groups after eight steps, of which the last may be planned, and its parameters."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, 4), (4, 2), (3, 4), (4, 2), (3, 4))
     params = [Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     optimizer = KINDS[kind]([{"params": params[:3]}, {"params": params[3:], "lr": 0.05}], lr=0.01, **options)
-    for step in range(4):
+    for step in range(8):
         feed(params, step)
         if not planned:
             optimizer.forget()
@@ -270,9 +274,11 @@ def enormous_rate(optimizer, params, turn):
 def momenta(optimizer, params, turn):
     for index, group in enumerate(optimizer.param_groups):
         if "betas" in group:
-            group.update(betas=(0.8 + 0.01 * turn + 0.01 * index, 0.99), momentum_decay=0.01 * turn)
-        else:
-            group["momentum" if "momentum" in group else "decay"] = 0.5 + 0.1 * turn
+            group.update(betas=(0.8 + 0.01 * turn + 0.01 * index, 0.99))
+        elif "momentum" in group or "decay" in group:
+            group["momentum" if "momentum" in group else "decay"] = 0.4 + 0.05 * turn
+        if "momentum_decay" in group:
+            group["momentum_decay"] = 0.01 * turn
 
 
 def whole_momenta(optimizer, params, turn):
@@ -393,8 +399,8 @@ def test_a_plan_survives_what_moves_at_every_step(kind, moving, foreach):
 
 
 def test_c_evaluates_running_numbers():
-    """NAdam and the weights of Schedule-Free are evaluated in C, not in Python."""
-    for kind in ("nadam", "nadam, cautious", "weights"):
+    """The numbers of NAdam, ASGD and Schedule-Free are evaluated in C, not in Python."""
+    for kind in ("nadam", "nadam, cautious", "asgd", "schedule-free", "weights"):
         optimizer, _ = made(kind)
         assert isinstance(optimizer._planner.plan, planner.Plan)
         assert not optimizer._planner.plan._by_python
@@ -446,7 +452,7 @@ def test_a_step_over_lists_that_fails_takes_its_numbers_back(monkeypatch):
         optimizer.step()
     steps = [optimizer.state[param]["step"].item() for param in params]
     sums = [optimizer.state[param]["weight_sum"].item() for param in params]
-    assert steps == [5, 5, 5, 4, 4]
+    assert steps == [9, 9, 9, 8, 8]
     assert [now == then for now, then in zip(sums, before, strict=True)] == [False] * 3 + [True] * 2
 
 
