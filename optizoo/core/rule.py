@@ -9,6 +9,7 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from optizoo.core.master import FUNCTIONS
 
@@ -164,6 +165,28 @@ def at_most(number: Any, most: Any) -> Any:
 def kept(number: Any) -> Any:
     """Return a number as torch keeps it beside ``step``."""
     return times(number, 1.0)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """Return the larger of two numbers; of tensors without reading them, where Python's ``max`` would branch."""
+    return _of_two(torch.maximum, a, b) if _on_device(a) or _on_device(b) else max(a, b)
+
+
+def smaller(a: Any, b: Any) -> Any:
+    """Return the smaller of two numbers; see :func:`larger`."""
+    return _of_two(torch.minimum, a, b) if _on_device(a) or _on_device(b) else min(a, b)
+
+
+def _on_device(number: Any) -> bool:
+    return isinstance(number, Tensor) or hasattr(number, "tensor")
+
+
+def _of_two(function: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
+    tensors = [getattr(number, "tensor", number) for number in (a, b)]
+    like = next(number for number in tensors if isinstance(number, Tensor))
+    result = function(*(number if isinstance(number, Tensor) else torch.full_like(like, number) for number in tensors))
+    wrapper = next((type(number) for number in (a, b) if hasattr(number, "tensor")), None)
+    return result if wrapper is None else wrapper(result)
 
 
 def step_dtype() -> torch.dtype:

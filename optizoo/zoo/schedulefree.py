@@ -7,6 +7,7 @@ from torch import Tensor
 from optizoo.core.declaration import constructor
 from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.options import Common
+from optizoo.core.rule import larger, smaller
 
 
 def schedulefree_sgd(
@@ -20,11 +21,11 @@ def schedulefree_sgd(
     Source: Defazio et al. (2024), Algorithm 1 and section 4.1, https://arxiv.org/abs/2405.15682.
     """
     z = param if z is None else z
-    lr = lr * min(1.0, step / warmup_steps) if warmup_steps else lr
-    lr_max = max(lr_max, lr)
+    lr = lr * smaller(1.0, step / warmup_steps) if warmup_steps else lr
+    lr_max = larger(lr_max, lr)
     weight = step**r * lr_max**weight_lr_power  # w
     weight_sum = weight_sum + weight  # Σw
-    c = weight / weight_sum if weight_sum else 0.0
+    c = weight / larger(weight_sum, 1e-300)  # 0 at a rate that was always 0
     if weight_decay:
         grad = grad.add(param, alpha=weight_decay)  # d = g + λy
     param = param.lerp(z, c).add(grad, alpha=lr * (momentum * (1 - c) - 1))  # y ← (1-c)y + cz - α(1 - β(1-c))d
@@ -45,11 +46,11 @@ def schedulefree_adamw(
     """
     beta1, beta2 = betas
     z = param if z is None else z
-    lr = lr * min(1.0, step / warmup_steps) if warmup_steps else lr
-    lr_max = max(lr_max, lr)
+    lr = lr * smaller(1.0, step / warmup_steps) if warmup_steps else lr
+    lr_max = larger(lr_max, lr)
     weight = step**r * lr_max**weight_lr_power  # w
     weight_sum = weight_sum + weight  # Σw
-    c = weight / weight_sum if weight_sum else 0.0
+    c = weight / larger(weight_sum, 1e-300)  # 0 at a rate that was always 0
     exp_avg_sq = (exp_avg_sq * beta2).addcmul(grad, grad, value=1 - beta2)  # v ← β₂v + (1-β₂)g²
     direction = grad / ((exp_avg_sq / (1 - beta2**step)).sqrt() + eps)  # g / (√v̂ + ε)
     if weight_decay:

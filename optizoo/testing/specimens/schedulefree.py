@@ -54,7 +54,7 @@ def mutants(rule: str, true: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -
 SHARED = {
     "weights-all-alike": ("step**r * lr_max**weight_lr_power", "1.0", {"r": 1.5}),
     "forgets-the-sum": ("weight_sum = weight_sum + weight", "weight_sum = 2 * weight", {}),
-    "forgets-the-largest-rate": ("lr_max = max(lr_max, lr)", "lr_max = lr", {}),
+    "forgets-the-largest-rate": ("lr_max = larger(lr_max, lr)", "lr_max = lr", {}),
     "warm-up-from-0": ("step / warmup_steps", "(step - 1) / warmup_steps", {"warmup_steps": 10}),
     "no-average": ("param.lerp(z, c)", "param", {}),
 }  # fmt: skip
