@@ -284,17 +284,28 @@ def _value(number: Any) -> Any:
 def _ranked_run(
     rule: Callable[..., Any], states: Mapping[str, bool], maximize: bool, options: Mapping[str, Any]
 ) -> "tuple[_Recorder, Program, Sequence[Any]]":
-    """Run a rule with the ranks that its states have: those that it gives them when it makes them anew."""
-    ranks = {name: FULL for name, exists in states.items() if exists}
-    while True:
+    """Run a rule with the ranks that its states have: those that it gives them when it makes them."""
+
+    def run(states: Mapping[str, bool], ranks: Mapping[str, int]) -> "tuple[_Recorder, Program, Sequence[Any]]":
         recorder = _Recorder(["param", "grad", *ranks], [FULL, FULL, *ranks.values()])
         symbols = {name: _symbol(f"option{i}", value, recorder) for i, (name, value) in enumerate(options.items())}
-        program, numbers = _run(rule, states, recorder, maximize, symbols)
-        found = {name: recorder.ranks[value] for name, value in program.outputs if name in ranks}
-        others = {name: rank for name, rank in found.items() if rank < ranks[name] or MATRIX == rank != ranks[name]}
-        if not others:
-            return recorder, program, numbers
-        ranks |= others
+        return recorder, *_run(rule, states, recorder, maximize, symbols)
+
+    ranks = {name: FULL for name, exists in states.items() if exists}
+    recorder, program, numbers = run(states, ranks)
+    made = [name for name in ranks if not schema(rule).states[name]]
+    if program.elementwise or not made:
+        return recorder, program, numbers
+    # The first update tells the ranks of what it makes; an average that began with them would only widen them.
+    try:
+        first, beginning, _ = run(
+            {name: exists and name not in made for name, exists in states.items()},
+            {name: rank for name, rank in ranks.items() if name not in made},
+        )
+    except TraceError:  # an option switches the state on, and the rule needs it
+        return recorder, program, numbers
+    ranks |= {name: first.ranks[value] for name, value in beginning.outputs if name in made}
+    return run(states, ranks)
 
 
 def _run(
