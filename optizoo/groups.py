@@ -58,7 +58,7 @@ def param_groups(
     exempt = _matcher("no_decay", no_decay) if not callable(no_decay) else no_decay
     extras = {pattern: _matcher("options", (pattern,)) for pattern in options or {}}
     groups: dict[tuple, dict[str, Any]] = {}
-    for name, param, module in _trainable(model):
+    for name, param, module in trainable(model):
         chosen: dict[str, Any] = {"weight_decay": 0.0 if exempt(name, param, module) else weight_decay}
         for pattern, matches in extras.items():
             if matches(name, param, module):
@@ -89,7 +89,7 @@ def check_bound(model: nn.Module, optimizer: Optimizer) -> list[str]:
     ['1.weight', '1.bias']
     """
     held = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    return [name for name, param, _ in _trainable(model) if id(param) not in held]
+    return [name for name, param, _ in trainable(model) if id(param) not in held]
 
 
 class _Patterns:
@@ -118,7 +118,7 @@ def _matcher(argument: str, patterns: Iterable[str]) -> _Patterns:
     return _Patterns(argument, (patterns,) if isinstance(patterns, str) else patterns)
 
 
-def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
+def trainable(model: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
     """Yield name, parameter and module of every trainable parameter once."""
     seen = set()
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

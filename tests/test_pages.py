@@ -147,7 +147,7 @@ class TestANewPage:
     def test_documentation(self):
         """README's table has its row."""
         paper = "[Bernstein et al. 2018](https://arxiv.org/abs/1802.04434)"
-        row = f"| `Compass` | m ← μm + (1-μ)g; θ ← θ - α sign(m) | {paper} | `exp_avg` | – |"
+        row = f"| `Compass` | m ← μm + (1-μ)g; θ ← θ - α sign(m) | {paper} | `exp_avg` | its textbook form |"
         assert row in zoo_table.format_markdown()
 
     def test_the_zoo_forgets_it(self, monkeypatch: pytest.MonkeyPatch):

@@ -83,6 +83,8 @@ def create(name: str, model_or_params: Any, **options: Any) -> "RuleOptimizer":
     Args:
         name: A name of :func:`list_optimizers`, in any case.
         model_or_params: A module, whose named parameters are optimized, or what the constructor takes as ``params``.
+            Of a module, ``"muon"`` gets the hidden matrices and AdamW the rest, with ``adamw_lr``, ``adamw_betas`` and
+            ``adamw_eps``, in one optimizer.
         **options: The keyword arguments of the constructor.
 
     Raises:
@@ -94,11 +96,18 @@ def create(name: str, model_or_params: Any, **options: Any) -> "RuleOptimizer":
     ['weight', 'bias']
     """
     kind: Any = optimizer_class(name)
-    known = [option for option in inspect.signature(kind).parameters if option != "params"]
+    groups: Any = None
+    if kind.__name__ == "Muon" and isinstance(model_or_params, torch.nn.Module):
+        mixed = import_module(f"{__name__}._mixed")
+        kind, groups = mixed.MuonAdamW, mixed.muon_groups
+    of_groups = [option for option in inspect.signature(groups).parameters if option != "model"] if groups else []
+    known = [*of_groups, *(option for option in inspect.signature(kind).parameters if option != "params")]
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"Unknown option {option!r} = {value!r} of {kind.__name__}; {did_you_mean(option, known)}")
-    if isinstance(model_or_params, torch.nn.Module):
+    if groups is not None:
+        model_or_params = groups(model_or_params, **{name: options.pop(name) for name in of_groups if name in options})
+    elif isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.named_parameters()
     return kind(model_or_params, **options)
 

@@ -90,8 +90,7 @@ class Muon(RegularizedOptimizer):
         \theta \leftarrow (1 - \alpha\lambda) \, \theta - \alpha r \, U V^\top, \quad U S V^\top = m
             \text{ or } (1 - \mu) g + \mu m
 
-    For hidden matrices; embeddings, heads, norms and biases are for another optimizer. Rule:
-    :func:`optizoo.rules.muon`.
+    For hidden matrices; ``optizoo.create("muon", model)`` gives AdamW the rest. Rule: :func:`optizoo.rules.muon`.
 
     Args:
         weight_decay: λ, decoupled.
