@@ -83,8 +83,8 @@ def create(name: str, model_or_params: Any, **options: Any) -> "RuleOptimizer":
     Args:
         name: A name of :func:`list_optimizers`, in any case.
         model_or_params: A module, whose named parameters are optimized, or what the constructor takes as ``params``.
-            Of a module, ``"muon"`` gets the hidden matrices and AdamW the rest, with ``adamw_lr``, ``adamw_betas`` and
-            ``adamw_eps``, in one optimizer.
+            Of a module, ``"muon"`` and ``"normuon"`` get the hidden matrices and AdamW the rest, with ``adamw_lr``,
+            ``adamw_betas`` and ``adamw_eps``, in one optimizer.
         **options: The keyword arguments of the constructor.
 
     Raises:
@@ -97,9 +97,9 @@ def create(name: str, model_or_params: Any, **options: Any) -> "RuleOptimizer":
     """
     kind: Any = optimizer_class(name)
     groups: Any = None
-    if kind.__name__ == "Muon" and isinstance(model_or_params, torch.nn.Module):
+    if kind.least_dimensions and isinstance(model_or_params, torch.nn.Module):
         mixed = import_module(f"{__name__}._mixed")
-        kind, groups = mixed.MuonAdamW, mixed.muon_groups
+        kind, groups = mixed.MIXED[kind], mixed.muon_groups
     of_groups = [option for option in inspect.signature(groups).parameters if option != "model"] if groups else []
     known = [*of_groups, *(option for option in inspect.signature(kind).parameters if option != "params")]
     for option, value in options.items():

@@ -5,17 +5,47 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
+from optizoo.core.checks import Check
 from optizoo.core.declaration import constructor
+from optizoo.core.optimizer import RuleOptimizer
 from optizoo.core.options import Decaying
 from optizoo.core.rule import Rule
 from optizoo.groups import no_decay_by_default, trainable
 from optizoo.zoo.adam import adamw
-from optizoo.zoo.muon import Muon, muon
+from optizoo.zoo.muon import Muon, NorMuon
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
-class MuonAdamW(Muon):
+class _WithAdamW(RuleOptimizer):
+    """Param groups with ``"matrices": False`` take AdamW's rule, with their own ``lr``, ``betas`` and ``eps``."""
+
+    namesake = None
+    counts_steps = True
+    least_dimensions = 0
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "matrices": True, "betas": (0.9, 0.95), "amsgrad": False, "bias_correction": True,
+    }  # fmt: skip
+    state_switches: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
+
+    def select_rule(self, group: Mapping[str, Any]) -> Rule:
+        """Matrices keep the rule of the class."""
+        return super().select_rule(group) if group["matrices"] else adamw
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; one for matrices may hold matrices and kernels only.
+
+        Raises:
+            ValueError: It holds a vector or a number.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["matrices"] and any(param.dim() < 2 for param in group["params"]):
+            self.param_groups.pop()
+            raise ValueError("Muon takes matrices and kernels; give vectors a param group with 'matrices': False")
+
+
+class MuonAdamW(_WithAdamW, Muon):
     r"""Muon, with param groups that AdamW updates; what ``optizoo.create("muon", model)`` makes.
 
     A group with ``"matrices": False`` takes :func:`optizoo.rules.adamw`, with its own ``lr``, ``betas``, ``eps`` and
@@ -38,13 +68,7 @@ class MuonAdamW(Muon):
         tensor([-0.1000,  0.1000])
     """
 
-    namesake = None
-    counts_steps = True
-    least_dimensions = 0
-    fixed: ClassVar[Mapping[str, Any]] = {
-        "matrices": True, "betas": (0.9, 0.95), "amsgrad": False, "bias_correction": True,
-    }  # fmt: skip
-    state_switches: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
+    checks: ClassVar[Mapping[str, Check]] = Muon.checks
 
     @constructor
     def __init__(
@@ -53,21 +77,31 @@ class MuonAdamW(Muon):
         eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, **common: Unpack[Decaying],
     ): ...  # fmt: skip
 
-    def select_rule(self, group: Mapping[str, Any]) -> Rule:
-        """Matrices are Muon's."""
-        return muon if group["matrices"] else adamw
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; one of Muon may hold matrices and kernels only.
+class NorMuonAdamW(_WithAdamW, NorMuon):
+    r"""NorMuon, with param groups that AdamW updates, as in :class:`MuonAdamW`.
 
-        Raises:
-            ValueError: It holds a vector or a number.
-        """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if group["matrices"] and any(param.dim() < 2 for param in group["params"]):
-            self.param_groups.pop()
-            raise ValueError("Muon takes matrices and kernels; give vectors a param group with 'matrices': False")
+    Args:
+        beta2: As in :class:`optizoo.NorMuon`, and so are the options that both have.
+        nesterov: As in :class:`optizoo.Muon`.
+        eps: As in :class:`optizoo.NorMuon`; ε in the groups of AdamW.
+
+    Attributes:
+        state: Per parameter ``step``, and what its rule has.
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = NorMuon.checks
+
+    @constructor
+    def __init__(
+        self, params: Any, lr: float | Tensor = 0.02, weight_decay: float = 0, momentum: float = 0.95,
+        beta2: float = 0.95, nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315), eps: float = 1e-10, ns_steps: int = 5,
+        adjust_lr_fn: str | None = None, **common: Unpack[Decaying],
+    ): ...  # fmt: skip
+
+
+MIXED = {Muon: MuonAdamW, NorMuon: NorMuonAdamW}
 
 
 def muon_groups(

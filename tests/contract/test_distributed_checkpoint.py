@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 import optizoo
 from optizoo.testing import has_torch_twin, torch_twin
-from tests.zoo import FEW, assert_same_state, parameters, run
+from tests.zoo import FEW, assert_same_state, parameters, run, torchs_loop
 
 WORKS_WITH = "torch.distributed.checkpoint"
 HELD_TO = "bitwise"
@@ -25,8 +25,8 @@ TWINS = [case for case in CASES if has_torch_twin(case.values[0], **case.values[
 
 
 def made(name: str, options: dict, library=optizoo.create) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    model = torch.nn.ParameterList(parameters())
-    return model, library(name, model, foreach=False, **options)
+    model = torch.nn.ParameterList(parameters(of=name))
+    return model, library(name, [*model.named_parameters()], **torchs_loop(name), **options)
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
@@ -63,7 +63,7 @@ def test_a_state_that_is_set_before_the_first_step_counts(name, options):
     run(first, range(6))
     saved = get_optimizer_state_dict(model, first)
     first.zero_grad()
-    second = optizoo.create(name, model, foreach=False, **options)
+    second = optizoo.create(name, [*model.named_parameters()], **torchs_loop(name), **options)
     get_optimizer_state_dict(model, second)
     set_optimizer_state_dict(model, second, saved)
     run(second, range(6, 12))
@@ -91,7 +91,7 @@ def test_ten_steps_as_torch(name, options):
         run(optimizer, range(6))
         saved = get_optimizer_state_dict(model, optimizer)
         optimizer.zero_grad()
-        optimizer = library(name, model, foreach=False, **options)
+        optimizer = library(name, [*model.named_parameters()], **torchs_loop(name), **options)
         set_optimizer_state_dict(model, optimizer, saved)
         run(optimizer, range(6, 12))
         ends.append(optimizer)
