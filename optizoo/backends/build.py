@@ -135,6 +135,10 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
         except OSError as error:
             _removed(path(native))
             raise _LoadError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
+        except (BuildError, _CompilerError):
+            raise
+        except Exception as error:  # of this program alone: what fails is our own proof
+            raise BuildError(f"the kernel cannot be proven ({_said(error)})") from error
     except BuildError:  # of this library alone
         raise
     except _CompilerError as error:

@@ -281,6 +281,8 @@ def _word(operation: Operation, operands: Sequence[Tensor], scalars: Sequence[fl
     first, *others = operands
     if operation.word == "sqrt":
         return _root(first)
+    if operation.word == "add_times":  # whose number of a tensor stands here once for each of its elements
+        return first.addcmul(*others)
     numbers = () if operation.scalar is None else (scalars[operation.scalar],)
     return WORDS[operation.word].apply(first, *others, numbers=numbers)
 
@@ -380,6 +382,8 @@ def _moved(
             return _moved_quotient(a, da, torch.full_like(a, s), none), result
         case "lerp":
             return (1 + s) * (da + db), (1 + s) * (a.abs() + b.abs())
+        case "add_times":
+            return da + _moved_product(b, db, c, dc), a.abs() + (b * c).abs()
         case "addcmul":
             return da + s * _moved_product(b, db, c, dc), a.abs() + max(s, 1.0) * (b * c).abs()
         case "addcdiv":
