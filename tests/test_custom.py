@@ -87,7 +87,8 @@ def test_the_class_looks_like_one_of_the_zoo():
     """Signature, documentation and name are those of a class that was written by hand."""
     assert str(inspect.signature(Lion)) == (
         "(params, lr=0.0001, betas=(0.9, 0.99), weight_decay=0, *, "
-        "maximize=False, foreach=None, differentiable=False, fused=None, capturable=False, nonfinite='propagate')"
+        "maximize=False, foreach=None, differentiable=False, fused=None, capturable=False, nonfinite='propagate', "
+        "across_processes=False, master=False, state_dtype=None)"
     )
     assert inspect.getdoc(Lion) == "Lion, in the words of its user."
     assert repr(Lion(parameters())).startswith("Lion (")

@@ -300,7 +300,7 @@ class OptimizerConfig(_Checked):
         if self.options.get("differentiable"):
             raise ConfigError("= True; nothing here differentiates through a step: remove it", key="differentiable")
         try:
-            create_optimizer(self.name, [torch.zeros(1)], lr=self.lr, **self.options)
+            create_optimizer(self.name, [torch.zeros(1, 1)], lr=self.lr, **self.options)
         except (AttributeError, ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
         object.__setattr__(self, "name", self.name.lower())

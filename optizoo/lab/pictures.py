@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 6.6  # inches; at DPI it is as wide as a page on a screen
 DPI = 155
 MANY_EPOCHS = 20  # above this, curves have no markers
@@ -83,6 +83,10 @@ OPTIMIZER_STYLES = {
     "cautiousadamw": Style(GREEN, "s", "--"),
     "stableadamw": Style(GREEN, "o", ":"),
     "lamb": Style(GREEN, "P", "-."),
+    "asgd": Style(BLUE, "s", "-."),
+    "adafactor": Style(GREEN, "X", "-."),
+    "muon": Style(PINK, "X"),
+    "normuon": Style(PINK, "*", "--"),
     "newton": Style(GREY, "o"),
     "gauss_newton": Style(GREY, "^", "--"),
     "newton_cg": Style(GREY, "D", "-."),
@@ -143,7 +147,7 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
     """Give each label its style: that of :data:`OPTIMIZER_STYLES` to the optimizers in it, to others what is left.
 
     Others get, in order, a colour that is least in use, and a pair of colour and marker that is free; pairs repeat only
-    after 42 labels.
+    after 56 labels.
 
     >>> styles(["mine", "adam"])
     {'mine': Style(colour='#0072b2', marker='o', line='-'), 'adam': Style(colour='#d55e00', marker='s', line='-')}

@@ -26,6 +26,7 @@ from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin, torch_twin
 from optizoo.testing.references import build, installed
 from optizoo.testing.specimens import specimens
+from optizoo.zoo import optimizer_class
 
 WORKLOADS = ("two-layer", "ResNet-50", "32M")
 
@@ -59,7 +60,7 @@ def peers(optimizer: str, params: Sequence[Tensor]) -> tuple[dict[str, Optimizer
             left_out[side] = f"{type(error).__name__}: {error}".splitlines()[0]
 
     for how, options in _EXECUTIONS.items():
-        if has_torch_twin(optimizer, **options):
+        if has_torch_twin(optimizer) and not optimizer_class(optimizer).neutral_options().keys() & options.keys():
             attempt(
                 f"torch {how}".strip(), lambda options=options: torch_twin(optimizer, params, lr=bench.LR, **options)
             )

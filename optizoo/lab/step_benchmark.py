@@ -30,6 +30,7 @@ from optizoo.lab.folder import write_json
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin, torch_twin
+from optizoo.zoo import optimizer_class
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -272,7 +273,8 @@ def _cell(
 ) -> dict[str, Any]:
     made, left_out, shared = {}, {}, {}
     for side, (make, options) in SIDES.items():
-        if make is torch_twin and not has_torch_twin(optimizer, **options):
+        missing = optimizer_class(optimizer).neutral_options().keys() & options.keys()
+        if make is torch_twin and (missing or not has_torch_twin(optimizer, **options)):
             left_out[side] = f"torch.optim has no {optimizer} with {_named(options)}"
             continue
         try:

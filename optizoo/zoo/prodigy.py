@@ -40,7 +40,7 @@ def prodigy(
 
 
 class Prodigy(RuleOptimizer):
-    r"""Prodigy, which is Adam that finds its own rate: leave ``lr`` at 1 and schedule it; not in torch.
+    r"""Prodigy, which is Adam that finds its own rate; not in torch.
 
     .. math::
         \theta \leftarrow \theta - \alpha d \, \frac{m}{\sqrt{v} + d \epsilon}, \qquad

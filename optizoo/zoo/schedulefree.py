@@ -79,7 +79,7 @@ def schedulefree_adamw_evaluated(param, z, average=None, *, betas):
 
 
 class ScheduleFreeSGD(RuleOptimizer):
-    r"""Schedule-Free SGD, which needs no schedule: it averages where others lower the rate; not in torch.
+    r"""Schedule-Free SGD, which averages the weights where others lower the rate; not in torch.
 
     .. math::
         z &\leftarrow z - \alpha \, (\nabla f(y) + \lambda y) \\
@@ -135,7 +135,7 @@ class ScheduleFreeSGD(RuleOptimizer):
 
 
 class ScheduleFreeAdamW(RuleOptimizer):
-    r"""Schedule-Free AdamW, which needs no schedule: it averages where others lower the rate; not in torch.
+    r"""Schedule-Free AdamW, which averages the weights where others lower the rate; not in torch.
 
     .. math::
         z \leftarrow z - \alpha \, \left(\frac{g}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda y\right)

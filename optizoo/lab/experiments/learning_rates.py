@@ -25,12 +25,13 @@ from optizoo.lab.running import DATA, fit, images, measure
 
 NEEDS_DATA = True
 FAMILIES = {
-    "gradient": ("sgd", "momentum", "nesterov"),
+    "gradient": ("sgd", "momentum", "nesterov", "asgd"),
     "sign of the gradient": ("signum", "lion", "rprop"),
-    "second moment": ("adagrad", "adadelta", "rmsprop"),
+    "second moment": ("adagrad", "adadelta", "rmsprop", "adafactor"),
     "both moments": ("adam", "adamw", "adabelief", "yogi", "adamax", "qhadam", "nadam", "radam"),
     "beyond both moments": ("adopt", "adan", "ademamix"),
     "without a schedule": ("schedulefreesgd", "schedulefreeadamw", "prodigy"),
+    "matrices": ("muon", "normuon"),
     "norms and means": ("lars", "cautiousadamw", "stableadamw", "lamb"),
 }
 GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -66,7 +67,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
     def run(name: str, lr: float, seed: int) -> Row:
         model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
         kind, more = ("momentum", {"nesterov": True}) if name == "nesterov" else (name, {})
-        optimizer = optizoo.create(kind, model.parameters(), lr=lr, **more)
+        optimizer = optizoo.create(kind, model, lr=lr, **more)
         losses = fit(model, optimizer, train, steps=options.steps, batch_size=options.batch_size, seed=seed)
         diverged = len(losses) < options.steps
         scores = [None if diverged else measure(model, split)[1] for split in (validation, test)]
