@@ -124,6 +124,26 @@ def prodigy_takes_the_next_d():
     assert mistaken == pytest.approx(d * right, rel=1e-7)
 
 
+def lamb_clips():
+    """By default a gradient of 8 counts as 1; without decay a small weight takes a whole step."""
+    assert moved("timm.optim.Lamb", [1.0, 8.0]) != moved("timm.optim.Lamb", [1.0, 8.0], max_grad_norm=None)
+    step = {"weight_decay": 0.0, "max_grad_norm": None, "lr": 0.5}
+    assert moved("timm.optim.Lamb", [1.0, 1.0], **step) == pytest.approx(0.0, abs=1e-5)
+    assert moved("timm.optim.Lamb", [1.0, 1.0], always_adapt=True, **step) == pytest.approx(0.25, rel=1e-5)
+
+
+def lamb_has_no_corrections():
+    """The first step should have the length of the weight; it has that of a norm of 10, whatever the weight."""
+    assert moved("timm.optim.Lamb", [1.0], always_adapt=True, max_grad_norm=None) == pytest.approx(0.0, abs=1e-5)
+    assert moved("pytorch_optimizer.Lamb", [1.0], max_grad_norm=0.0) == pytest.approx(-9.0, rel=1e-5)
+
+
+def lars_moves_biases_as_sgd():
+    """A vector takes the whole gradient; with the trust ratio it takes a thousandth of its own length."""
+    assert moved("pytorch_optimizer.LARS", [8.0], momentum=0.0) == -7.0
+    assert moved("timm.optim.Lars", [8.0], momentum=0.0, always_adapt=True) == pytest.approx(0.999, rel=1e-9)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "clips to t^p": adopt_clips_to_its_step,
     "decays in the first update": adopt_decays_first,
@@ -132,6 +152,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "rectifies as RAdam by default": adabelief_rectifies,
     "starts m at 1e-6 too": yogi_starts_m,
     "weighs its averages in float32": qhadam_rounds,
+    "clips all gradients to a norm of 1; without decay it takes no ratio": lamb_clips,
+    "no bias corrections, weight norms of 10 at most, ε in the ratio": lamb_has_no_corrections,
+    "moves biases as SGD does, without decay; no ε": lars_moves_biases_as_sgd,
 }
 
 

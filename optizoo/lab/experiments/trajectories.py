@@ -66,12 +66,15 @@ class Options:
     per_decade: int = option(4, "rates in a power of ten", at_least=1)
 
 
+SHOWN = (*("sgd", "momentum", "lion", "rprop", "adagrad", "adadelta", "rmsprop", "adam", "adamax", "nadam", "radam"),)
+"""Optimizers whose paths differ to the eye; of a family one is enough."""
+
+
 def makers() -> dict[str, Callable[..., Optimizer]]:
     """Return what makes each optimizer from params and lr: defaults, no weight decay, and Nesterov's momentum."""
-    names = [name for name in optizoo.list_optimizers() if name != "adamw"]
     decays = {"weight_decay": 0.0}
     known: dict[str, Callable[..., Optimizer]] = {
-        name: partial(optizoo.create, name, **({} if name == "rprop" else decays)) for name in names
+        name: partial(optizoo.create, name, **({} if name == "rprop" else decays)) for name in SHOWN
     }
     return known | {"nesterov": partial(optizoo.create, "momentum", nesterov=True, **decays)}
 
