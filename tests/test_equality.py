@@ -90,7 +90,8 @@ def on_floats(name: str, options: dict, grads: list[float]) -> list[float]:
         starts.get(name, 0.0) if zeros or name in optimizer.state_switches else None
         for name, zeros in schema.states.items()
     ]
-    state += [kept(starts.get(name, start)) for name, start in schema.numbers.items()]
+    keep = kept if optimizer.namesake else float  # as torch keeps its own
+    state += [keep(starts.get(name, start)) for name, start in schema.numbers.items()]
     for step, grad in enumerate(grads, start=1):
         if schema.names_step:
             keywords["step"] = step
