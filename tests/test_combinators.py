@@ -15,7 +15,7 @@ from tests.test_checkpoints import through_a_file
 from tests.zoo import assert_same_state, parameters, run
 
 ADAMW: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-SWITCHES = {"amsgrad": False, "bias_correction": True}
+SWITCHES: dict[str, Any] = {"amsgrad": False, "bias_correction": True}
 EXECUTIONS: list[Any] = [
     pytest.param({"foreach": False}, ["T1"], id="loop"),
     pytest.param({"foreach": True}, ["T1"], id="foreach"),

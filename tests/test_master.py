@@ -160,4 +160,4 @@ def test_parameters_of_another_type():
     with pytest.raises(ValueError, match=r"master=True keeps the rest of bfloat16 parameters.*group of their own"):
         optizoo.AdamW([Parameter(torch.ones(3))], master=True)
     with pytest.raises(TypeError, match=r"state_dtype must be a floating torch\.dtype"):
-        optizoo.AdamW([Parameter(torch.ones(3))], state_dtype="bfloat16")
+        optizoo.AdamW([Parameter(torch.ones(3))], state_dtype="bfloat16")  # pyright: ignore[reportArgumentType]

@@ -444,7 +444,7 @@ def test_many_partial_sums(check):
 def test_numbers_are_made_where_the_parameter_is():
     """What a kernel makes of a tensor lies on the device of the tensor."""
     program, _ = trace(summed, {}, lr=0.1)
-    made = fused._fresh(program, [torch.empty(3, dtype=torch.bfloat16, device="meta")])
+    made = fused._fresh(program, [torch.empty(3, dtype=torch.bfloat16, device="meta")], None)
     assert [(each.dtype, each.shape, each.device.type) for each in made[TOTAL]] == [(torch.float64, (), "meta")]
 
 

@@ -185,7 +185,8 @@ DotSGD = optizoo.from_rule(dot_sgd, name="DotSGD", lr=0.1)
 
 def sum_together(rank: int) -> list[Tensor]:
     model = build_model()
-    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=DotSGD, lr=0.1, across_processes=True)
+    kind: Any = DotSGD
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=kind, lr=0.1, across_processes=True)
     for _ in range(3):
         for place, param in enumerate(model.parameters()):
             param.grad = torch.full_like(param, 0.1 * (1 + place))
