@@ -34,6 +34,9 @@ TIMEOUT = 60
 """Seconds after which a compiler is given up; a kernel takes it less than one."""
 
 
+_MISTAKES = (TypeError, AttributeError, LookupError, ValueError, AssertionError, NotImplementedError)
+
+
 class BuildError(RuntimeError):
     """A kernel cannot be built, loaded or trusted here; the message says why and what helps."""
 
@@ -135,9 +138,7 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
         except OSError as error:
             _removed(path(native))
             raise _LoadError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
-        except (BuildError, _CompilerError):
-            raise
-        except Exception as error:  # of this program alone: what fails is our own proof
+        except _MISTAKES as error:  # of our own proof: other programs may have theirs
             raise BuildError(f"the kernel cannot be proven ({_said(error)})") from error
     except BuildError:  # of this library alone
         raise
