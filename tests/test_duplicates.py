@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 import optizoo
 from optizoo.testing import has_torch_twin, torch_twin
-from tests.zoo import FEW, assert_same_state, feed, parameters
+from tests.zoo import FEW, assert_same_state, feed, parameters, torchs_loop
 
 WARNING = "optimizer contains a parameter group with duplicate parameters"
 TWINNED = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
@@ -20,8 +20,8 @@ BACKENDS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "default":
 def both(name, options, order, **backend):
     """Return ours and torch's loop over their own tensors, in this order of places."""
     made = []
-    for make, how in ((optizoo.create, backend), (torch_twin, {"foreach": False})):
-        tensors = [*parameters(), *parameters(seed=1)]
+    for make, how in ((optizoo.create, backend), (torch_twin, torchs_loop(name))):
+        tensors = [*parameters(of=name), *parameters(seed=1, of=name)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", WARNING)
             made.append(make(name, [tensors[place] for place in order], **options, **how))

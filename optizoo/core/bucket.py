@@ -121,7 +121,12 @@ def find_totals(buckets: Sequence[Bucket]) -> None:
         if together(bucket.group for bucket in summing):
             total = total.new_tensor(summed([total.item()], total.device)[0])
         for bucket in summing:
-            bucket.totals.append(total if on_device else total.item())
+            bucket.totals.append(total if on_device else 1.0 if _has_no_value(total) else total.item())
+
+
+def _has_no_value(number: Tensor) -> bool:
+    """Return whether a step is made of shapes alone, on meta or fake tensors: any number serves."""
+    return number.is_meta or hasattr(number, "fake_mode")
 
 
 def _whole(part: Any) -> Tensor:

@@ -57,6 +57,10 @@ class GroupedOptimizer(Optimizer):
     """The running numbers of :attr:`rule`, which are kept beside ``step``, and where each starts if no option of
     :attr:`initial_values` says so; a class that chooses among rules says them itself."""
 
+    remakes_states: ClassVar[bool] = True
+    """Whether, of a parameter that stands twice, each first update makes the states that its rule makes, as torch does
+    where it makes them in the update."""
+
     counts_steps: ClassVar[bool] = True
     """Whether the state holds ``step``, as it does in the torch namesake."""
 

@@ -230,7 +230,7 @@ class RuleOptimizer(EvaluatedOptimizer, CompiledOptimizer):
         done = []
         with torch.set_grad_enabled(self.complete(self.defaults)["differentiable"]):
             for work in rounds(self._work()):
-                forget_made(done, work)
+                forget_made(done if self.remakes_states else (), work)
                 buckets = self._buckets(work, **dict.fromkeys(scaling, True))
                 update_all(buckets, memory=self._device_memory, **scaling)
                 done += buckets

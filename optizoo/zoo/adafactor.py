@@ -50,8 +50,7 @@ class Adafactor(RegularizedOptimizer):
             - \frac{\max(\epsilon_2, \operatorname{RMS}(\theta)) \min(\alpha, 1/\sqrt{t})}
             {\max(1, \operatorname{RMS}(u)/d)} \, u
 
-    R and C average the means of :math:`g^2` over rows and columns with :math:`1 - \hat\beta_2 = t^{-0.8}`. Rule:
-    :func:`optizoo.rules.adafactor`, with its source.
+    R and C average the means of :math:`g^2` over rows and columns. Rule: :func:`optizoo.rules.adafactor`.
 
     Args:
         beta2_decay: The power of t, at most 0.
@@ -75,6 +74,7 @@ class Adafactor(RegularizedOptimizer):
     rule = staticmethod(adafactor)
     order = 11
     namesake = torch.optim.Adafactor
+    remakes_states = False
     shared_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay_mode": "decoupled"}
     checks: ClassVar[Mapping[str, Check]] = {
         "beta2_decay": number(minimum=-math.inf, maximum=0), "d": number(minimum=1),
