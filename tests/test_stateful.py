@@ -54,13 +54,17 @@ def made(seed: int, dtype: torch.dtype) -> list[tuple[str, Parameter]]:
     ]
 
 
+# torch's Muon and Adafactor divide by zero where a parameter has no element, and Muon takes matrices only.
+CASES = [case.values for case in WITH_TWIN if case.values[0] not in ("muon", "adafactor")]
+
+
 class SideBySide(RuleBasedStateMachine):
     """Two optimizers on two copies of the same parameters."""
 
     exact = True
 
     @initialize(
-        case=st.sampled_from([case.values for case in WITH_TWIN]),
+        case=st.sampled_from(CASES),
         seed=seeds,
         dtype=st.sampled_from([torch.float32, torch.float64]),
         named=st.booleans(),
@@ -127,8 +131,8 @@ class SideBySide(RuleBasedStateMachine):
             for group in optimizer.param_groups:
                 group["lr"] = 0.02 * factor
 
-    # torch casts NAdam's mu_product to the type of the parameter, and goes on with other digits
-    @precondition(lambda self: self.name != "nadam" or self.pairs()[0][0].dtype == torch.float32)
+    # torch casts NAdam's mu_product, and ASGD's eta and mu, to the type of the parameter, and goes on with other digits
+    @precondition(lambda self: self.name not in ("nadam", "asgd") or self.pairs()[0][0].dtype == torch.float32)
     @rule(to_file=st.booleans())
     def exchange(self, to_file):
         """Each loads the other's checkpoint."""

@@ -41,7 +41,7 @@ def test_a_mutant_fails_for_its_mistake_alone(mutant):
 
 
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
-@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 1), ("T4", 37)])
+@pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 4), ("T4", 47)])
 def test_how_many_mutants_a_tier_sees(tier, missed, pytestconfig):
     """The docstring of ``assert_equivalent`` says how many mutants each tier lets pass; more steps see no more."""
     steps, passed = 100 if pytestconfig.getoption("--slow") else FEW_STEPS, []
