@@ -245,7 +245,9 @@ def columns(seed: int, dtype: torch.dtype) -> dict[str, list[torch.Tensor]]:
 def test_foreach_equals_loop_for_every_word(dtype):
     """A rule that uses the whole vocabulary gives the same bits in both backends."""
     program, _ = trace(every_word, {"a": True, "b": True}, lr=0.1)
-    words = {name for name, word in WORDS.items() if word.triton and word.rank is None}  # those of elements
+    words = {
+        name for name, word in WORDS.items() if word.triton and word.rank is None and name != "add_times"
+    }  # those of elements
     assert {operation.word for operation in program.operations} == words
     ours, reference = columns(0, dtype), columns(0, dtype)
     for update, tensors in ((foreach.update, ours), (loop.update, reference)):

@@ -45,6 +45,17 @@ def elastic_net() -> Callable[..., tuple]:
 
 
 # Name of a case -> the rule, for every state whether it exists, and its options.
+ASGD = {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1.0, "weight_decay": 0.05, "step": 3.0, "eta": 0.01, "mu": 0.5}
+SCHEDULE_FREE = {
+    "lr": 0.01,
+    "weight_decay": 0.05,
+    "warmup_steps": 5,
+    "r": 0.0,
+    "weight_lr_power": 2.0,
+    "step": 3.0,
+    "weight_sum": 0.01,
+    "lr_max": 0.01,
+}
 RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] = {
     "sgd": (rules.sgd, {}, DECAY),
     "momentum": (rules.momentum, {"momentum_buffer": True}, {**MOMENTUM, "dampening": 0.5, "nesterov": False}),
@@ -55,6 +66,13 @@ RULES: dict[str, tuple[Callable[..., tuple], dict[str, bool], dict[str, Any]]] =
         {**MOMENTUM, "dampening": 0.0, "weight_decay": 0, "nesterov": False},
     ),
     "momentum-inside": (rules.momentum_lr_in_velocity, {"velocity": True}, MOMENTUM),
+    "asgd": (rules.asgd, {"ax": True}, ASGD),
+    "schedulefree-sgd": (rules.schedulefree_sgd, {"z": True, "average": False}, {**SCHEDULE_FREE, "momentum": 0.9}),
+    "schedulefree-adamw": (
+        rules.schedulefree_adamw,
+        {"exp_avg_sq": True, "z": True, "average": False},
+        {**SCHEDULE_FREE, "betas": (0.9, 0.999), "eps": 1e-8},
+    ),
     "rmsprop": (rules.rmsprop, {"square_avg": True, "momentum_buffer": False, "grad_avg": False}, RMSPROP),
     "rmsprop-centered-momentum": (
         rules.rmsprop,
@@ -289,7 +307,7 @@ def test_every_rule_has_a_case():
     assert {inspect.unwrap(rule) for rule, _, _ in RULES.values()} == {
         rule
         for _, rule in inspect.getmembers(rules, inspect.isfunction)
-        if next(iter(inspect.signature(rule).parameters)) == "param" and rule not in others
+        if [*inspect.signature(rule).parameters][:2] == ["param", "grad"] and rule not in others
     }
 
 

@@ -68,6 +68,7 @@ class Specimen:
         more_tables: Tables that are taken as they stand, as are :data:`EVERYWHERE` and :data:`PROXIMAL`.
         mutants: Mistakes that the kit must reject.
         references: Implementations of other packages that it is held against.
+        float16: Whether its states lie in the range of float16.
         floats: Whether the textbook works on Python floats: a number is a tensor with one weight, but no matrix.
         shapes: Of the parameters on which mistakes show; those that its twin takes too.
     """
@@ -81,6 +82,7 @@ class Specimen:
     mutants: "tuple[Mutant, ...]" = ()
     references: tuple[Reference, ...] = ()
     floats: bool = True
+    float16: bool = True
     shapes: Shapes = SHAPES
 
     def combinations(self, *, pairs: bool = False) -> list[Options]:

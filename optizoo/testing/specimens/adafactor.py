@@ -33,6 +33,7 @@ _LARGE, _TINY_EPS = {"lr": 1.0}, {"eps": (1e-30, 1e-3)}
 
 ADAFACTOR = Specimen(
     name="adafactor",
+    float16=False,  # squares of gradients are not; torch ends in NaN as well
     textbook=(adafactor,),
     twin="Adafactor",
     tables=({"eps": ((None, 1e-3), (1e-30, 10.0)), "d": (1.0, 2.0), "beta2_decay": (-0.8, -0.3)},),
