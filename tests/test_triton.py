@@ -556,8 +556,8 @@ def test_word_means_what_torch_means(check, word, dtype, scalar):
     check(word_means, word, dtype, scalar)
 
 
-ANYWHERE = [word for word in MEANINGS if word not in (*COMPARISONS, "where", "where_scalar")]
-"""Words that take all numbers; what is compared is for ``where`` alone."""
+ANYWHERE = [word for word in MEANINGS if word not in (*COMPARISONS, "where", "where_scalar", "add_times")]
+"""Words that take all numbers; comparisons are for ``where`` alone, and ``add_times`` wants a number of a tensor."""
 
 
 def random_program(seed: int) -> tuple[Program, list[float]]:
