@@ -45,15 +45,6 @@ class Bucket:
             made = {name: column if name in numbers else [*map(as_complex, column)] for name, column in made.items()}
         self.keep(made)
 
-    @torch.no_grad()
-    def made(self) -> set[str]:
-        """Return the names of the states that an update would make; nothing is updated."""
-        params, grads, columns = self._operands()
-        copies = {name: column and [tensor.clone() for tensor in column] for name, column in columns.items()}
-        params = [param.clone() for param in params]
-        made = UPDATES["loop"](self.rule, params, grads, copies, **self._arguments())
-        return made.keys() - schema(self.rule).numbers.keys()
-
     def call(self) -> fused.Call:
         """Return what the bucket asks of a kernel."""
         return fused.call(self.rule, *self._operands(), state_dtype=self.state_dtype, **self._arguments())

@@ -23,7 +23,7 @@ from optizoo.lab import step_benchmark as bench
 from optizoo.lab.folder import write_json
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
-from optizoo.testing import has_torch_twin, torch_twin
+from optizoo.testing import torch_twin
 from optizoo.testing.references import build, installed
 from optizoo.testing.specimens import specimens
 from optizoo.zoo import optimizer_class
@@ -36,9 +36,6 @@ REQUIRED: Mapping[str, float] = {
     **dict.fromkeys(("adafactor", "muon"), 1.0),
 }
 """The least ratio of the fastest execution of all references to optizoo's default, on a CPU with two threads."""
-
-MATRICES = ("muon", "normuon")
-"""The optimizers that take matrices only; of the workloads they get what has two or more dimensions."""
 
 _EXECUTIONS: Mapping[str, Mapping[str, Any]] = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "": {}}
 
@@ -60,7 +57,7 @@ def peers(optimizer: str, params: Sequence[Tensor]) -> tuple[dict[str, Optimizer
             left_out[side] = f"{type(error).__name__}: {error}".splitlines()[0]
 
     for how, options in _EXECUTIONS.items():
-        if has_torch_twin(optimizer) and not optimizer_class(optimizer).neutral_options().keys() & options.keys():
+        if bench.is_torchs(optimizer, options):
             attempt(
                 f"torch {how}".strip(), lambda options=options: torch_twin(optimizer, params, lr=bench.LR, **options)
             )
@@ -115,7 +112,7 @@ def reference_benchmark(
         for workload in workloads:
             everything = bench.make_parameters(bench.WORKLOADS[workload], torch.device("cpu"), torch.float32)
             for name in names:
-                params = [param for param in everything if param.dim() > 1 or name not in MATRICES]
+                params = [param for param in everything if param.dim() >= optimizer_class(name).least_dimensions]
                 if not params:
                     continue
                 if progress:

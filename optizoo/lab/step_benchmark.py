@@ -273,8 +273,7 @@ def _cell(
 ) -> dict[str, Any]:
     made, left_out, shared = {}, {}, {}
     for side, (make, options) in SIDES.items():
-        missing = optimizer_class(optimizer).neutral_options().keys() & options.keys()
-        if make is torch_twin and (missing or not has_torch_twin(optimizer, **options)):
+        if make is torch_twin and not is_torchs(optimizer, options):
             left_out[side] = f"torch.optim has no {optimizer} with {_named(options)}"
             continue
         try:
@@ -320,6 +319,12 @@ def _cell(
         "of_copy": moved / copied * median_ratio(seconds["copy"], seconds["optizoo default"]),
         "extra_bytes": peak_memory(default.step, params[0].device) / elements if memory else None,
     }
+
+
+def is_torchs(optimizer: str, options: Mapping[str, Any]) -> bool:
+    """Return whether torch has an optimizer, and the options that say how it is executed."""
+    lacks = optimizer_class(optimizer).neutral_options().keys() & options.keys()
+    return not lacks and has_torch_twin(optimizer, **options)
 
 
 def _groups(params: Sequence[Tensor], number: int) -> list[dict[str, Any]]:
