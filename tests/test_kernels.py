@@ -809,6 +809,27 @@ def test_a_proof_is_not_disturbed(world, mode):
 
 
 @needs_compiler
+@pytest.mark.parametrize("error", [RuntimeWarning, RuntimeError, OSError, MemoryError, AssertionError, KeyError])
+def test_a_proof_that_fails_itself(world, monkeypatch, error):
+    """Whatever is raised in one proof costs its own kernel, and says nothing about the compiler."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error("as it may")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "objection", fails)
+        for _ in range(2):
+            with pytest.raises(build.BuildError, match="cannot be proven .*as it may"):
+                fused.kernel_for(PROGRAMS["amsgrad"], SINGLE, SINGLE)
+    calls = world.calls()
+    fused.kernel_for(PROGRAMS["amsgrad"], HALF, SINGLE)
+    assert world.calls() == calls + 1
+    world.forget()
+    fused.kernel_for(PROGRAMS["amsgrad"], SINGLE, SINGLE)
+    assert world.calls() == calls + 1
+
+
+@needs_compiler
 @pytest.mark.parametrize("types", [("float32", "float32"), ("bfloat16", "float16"), ("float64", "float32")])
 @pytest.mark.parametrize("compiler", build.COMPILERS)
 def test_compilers_do_not_warn(compiler, types, tmp_path):

@@ -34,9 +34,6 @@ TIMEOUT = 60
 """Seconds after which a compiler is given up; a kernel takes it less than one."""
 
 
-_MISTAKES = (TypeError, AttributeError, LookupError, ValueError, AssertionError, NotImplementedError)
-
-
 class BuildError(RuntimeError):
     """A kernel cannot be built, loaded or trusted here; the message says why and what helps."""
 
@@ -138,8 +135,6 @@ def _obtained(source: str, proof: Proof, holds_gil: bool) -> ctypes.CDLL:
         except OSError as error:
             _removed(path(native))
             raise _LoadError(f"what {compiler.command[0]} builds cannot be loaded ({_said(error)})") from error
-        except _MISTAKES as error:  # of our own proof: other programs may have theirs
-            raise BuildError(f"the kernel cannot be proven ({_said(error)})") from error
     except BuildError:  # of this library alone
         raise
     except _CompilerError as error:
@@ -217,7 +212,12 @@ def _proven(content: bytes, path: Path | None, source: str, proof: Proof, native
         loaded.append(_load(content, path, source, holds_gil))
         if _flushes() != flushed:
             return "it makes its thread treat the smallest numbers as zeros"
-        return proof.objection(loaded[0], native)
+        try:
+            return proof.objection(loaded[0], native)
+        except BuildError:
+            raise
+        except Exception as error:  # of this proof: other kernels have theirs
+            raise BuildError(f"the kernel cannot be proven ({_said(error)})") from error
 
     digest = sha256(content + proof.claim.encode()).hexdigest()
     judge(path and path.with_suffix(".proof"), digest, objection, remedy="set CC to another compiler")
