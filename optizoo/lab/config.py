@@ -30,8 +30,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-
 from optizoo import schedules
 from optizoo.core.names import did_you_mean
 from optizoo.lab import models
@@ -300,7 +298,8 @@ class OptimizerConfig(_Checked):
         if self.options.get("differentiable"):
             raise ConfigError("= True; nothing here differentiates through a step: remove it", key="differentiable")
         try:
-            create_optimizer(self.name, [torch.zeros(1, 1)], lr=self.lr, **self.options)
+            smallest = models.two_layer(hidden=1, classes=1, inputs=1, seed=0)  # of a model some take more options
+            create_optimizer(self.name, smallest, lr=self.lr, **self.options)
         except (AttributeError, ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
         object.__setattr__(self, "name", self.name.lower())

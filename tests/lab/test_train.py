@@ -21,7 +21,7 @@ from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import ConfigError, RunConfig, run_from_dict, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
 from optizoo.lab.records import Record, RecordError
-from optizoo.lab.train import Trained, building, evaluate, penalty, resolve_device, train
+from optizoo.lab.train import Trained, building, evaluate, evaluation, penalty, resolve_device, train
 from optizoo.lab.train.static import StaticSteps
 from optizoo.testing import has_torch_twin
 
@@ -283,6 +283,42 @@ def test_evaluation_counts_every_image(dataset: Dataset):
     assert accuracy == (logits.argmax(1) == dataset.test.labels).double().mean().item()
 
 
+def test_test_images_are_looked_at_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    """However often a run is evaluated, it sees the test images when it has ended, and never before."""
+    seen = []
+    real = evaluation.evaluate
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda model, batches: (seen.append(len(batches.split)), real(model, batches))[1]
+    )
+    train(run_config(), dataset, progress=False)
+    assert seen == [20, 20, 20, 24]
+
+
+def test_run_is_judged_where_its_optimizer_says(dataset: Dataset):
+    """Losses and accuracies on held-out images are those of the second point; training goes on from the first."""
+    config = run_config(optimizer={"name": "schedulefreesgd", "lr": 0.1})
+    trained = train(config, dataset, progress=False)
+    last = trained.record.epochs[-1]
+    batches = Batches(dataset.validation, dataset.mean, dataset.std, 1000)
+    assert isinstance(trained.optimizer, optizoo.ScheduleFreeSGD)
+    assert evaluate(trained.model, batches)[0] != last["validation_loss"]
+    with trained.optimizer.evaluating():
+        assert evaluate(trained.model, batches) == (last["validation_loss"], last["validation_accuracy"])
+    unseen = train(run_config(optimizer={"name": "schedulefreesgd", "lr": 0.1}, train={"evaluate_every": 3}), dataset)
+    assert_same(unseen.losses, trained.losses)
+
+
+def test_schedule_moves_every_group_from_its_own_rate(dataset: Dataset):
+    """Groups that the optimizer begins at another rate keep it, times the schedule."""
+    config = run_config(
+        optimizer={"name": "muon", "lr": 0.02, "adamw_lr": 0.001},
+        model={"name": "two_layer", "hidden": 8},
+        schedule={"name": "exponential", "gamma": 0.5},
+    )
+    rates = train(config, dataset, progress=False).record.epochs[0]["lr"]
+    assert rates == [lr * 0.5**4 for lr in (0.02, 0.001, 0.001)]
+
+
 def test_empty_validation_split_has_no_accuracy(dataset: Dataset):
     """Without validation images there is no number, rather than a made-up one."""
     empty = Split(dataset.validation.images[:0], dataset.validation.labels[:0])
@@ -306,7 +342,8 @@ def test_record_tells_the_run(dataset: Dataset, tmp_path: Path):
     sizes = {"train": 60, "validation": 20, "test": 24}
     assert record.dataset == {"name": "tiny", "source": "made by the test", "digest": "digest of tiny", **sizes}
     assert [epoch["step"] for epoch in record.epochs] == [4, 8, 12]
-    assert [epoch["test_accuracy"] is not None for epoch in record.epochs] == [False, True, True]
+    assert [epoch["validation_accuracy"] is not None for epoch in record.epochs] == [False, True, True]
+    assert [epoch["test_accuracy"] is not None for epoch in record.epochs] == [False, False, True]
     best = max(epoch["validation_accuracy"] for epoch in record.epochs[1:])
     expected = {
         "status": "finished",

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optizoo import zoo
@@ -65,11 +65,19 @@ def build_optimizer(config: RunConfig, model: nn.Module, *, static: bool = False
     if not static or "capturable" not in inspect.signature(type(optimizer)).parameters:
         return optimizer
     param = next(model.parameters())
-    options |= {"capturable": True, "lr": param.new_tensor(min(section.lr, torch.finfo(param.dtype).max))}
+
+    def on_device(lr: float | Tensor) -> Tensor:
+        return param.new_tensor(min(float(lr), torch.finfo(param.dtype).max))
+
+    options |= {"capturable": True, "lr": on_device(section.lr)}
+    optimizer = None
     if section.library == "optizoo" and options["foreach"] is None:
         with suppress(RuntimeError):  # no fused kernel here
-            return zoo.create(section.name, model, **options, fused=True)
-    return make(section.name, model, **options)
+            optimizer = zoo.create(section.name, model, **options, fused=True)
+    optimizer = optimizer or make(section.name, model, **options)
+    for group in optimizer.param_groups:  # some have a rate of their own
+        group["lr"] = on_device(group["lr"])
+    return optimizer
 
 
 def may_be_static(config: RunConfig, device: torch.device) -> bool:

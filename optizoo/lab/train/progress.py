@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ class Progress:
         config: The run.
         images: Number of images that it learns from.
         losses: Takes the loss of every step, ``config.train.total_steps(images)`` of them.
-        groups: Number of param groups, of which all have one rate.
+        base_lrs: For every param group the rate that the schedule multiplies.
 
     Raises:
         ConfigError: The schedule does not fit the length of the run.
@@ -28,7 +28,7 @@ class Progress:
     # What a checkpoint holds beside the losses.
     COUNTERS = ("step", "epoch", "seconds", "best_objective", "stalled", "epochs", "status")
 
-    def __init__(self, config: RunConfig, images: int, losses: Tensor, groups: int = 1) -> None:
+    def __init__(self, config: RunConfig, images: int, losses: Tensor, base_lrs: Sequence[float]) -> None:
         self.config = config
         self.total_steps = config.train.total_steps(images)
         self.steps_of_an_epoch = 1 if config.train.full_batch else math.ceil(images / config.train.batch_size)
@@ -36,7 +36,7 @@ class Progress:
             self.schedule = config.schedule.build(self.total_steps)
         except ConfigError as error:
             raise error.inside("schedule") from None
-        self.groups = groups
+        self.base_lrs = base_lrs
         self.losses = losses
         self.step = 0  # updates made
         self.epoch = 0  # epochs ended
@@ -73,17 +73,18 @@ class Progress:
             factor = self.schedule(step)
         except OverflowError:
             factor = math.inf
-        return [self.config.optimizer.lr * factor] * self.groups
+        return [base_lr * factor for base_lr in self.base_lrs]
 
     def end_epoch(
-        self, *, penalty: float, finite: bool, evaluate: Callable[[], dict[str, float | None]]
+        self, *, penalty: float, finite: bool, evaluate: Callable[[bool], dict[str, float | None]]
     ) -> dict[str, Any]:
         """Count the epoch, evaluate if it is time, decide whether the run ends here; return the epoch's event.
 
         Args:
             penalty: The penalty on the weights that there are now.
             finite: Whether these are finite.
-            evaluate: Called if it is time, and all is finite; returns what the event has of it.
+            evaluate: Called if it is time, and all is finite, with whether the run ends; returns what the event has
+                of it.
         """
         settings = self.config.train
         losses = self.losses[self.epoch * self.steps_of_an_epoch : self.step]
@@ -103,7 +104,7 @@ class Progress:
             "seconds": self.seconds,
         }
         if finite and (self.epoch % settings.evaluate_every == 0 or self.status is not None):
-            event |= evaluate()
+            event |= evaluate(self.status is not None)
         self.epochs.append(event)
         return event
 

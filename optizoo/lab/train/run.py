@@ -1,8 +1,8 @@
 """The state of a run: what its steps read and change, and what a checkpoint holds of it."""
 
+import math
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,11 +11,10 @@ from tqdm import tqdm
 
 from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import RunConfig, digest
-from optizoo.lab.data import Batches, Dataset, Split, epoch_order
+from optizoo.lab.data import Dataset
 from optizoo.lab.train import building, eager, evaluation, objective, static
+from optizoo.lab.train.feed import Feed
 from optizoo.lab.train.progress import Progress
-
-_order = lru_cache(maxsize=2)(epoch_order)  # for a large set it takes some milliseconds
 
 
 class Run:
@@ -26,30 +25,21 @@ class Run:
         self.digest = digest(config)
         self.data_digest = dataset.digest
         self.device = device
-        settings = config.train
-        dtype = getattr(torch, settings.dtype)
+        self.feed = Feed(config, dataset)
         self.generator = building.seeded_generator(config, device)
-
-        def batches(split: Split, size: int) -> Batches:
-            # A step is done with its batch when the next is made; only gradient descent keeps one.
-            return Batches(split, dataset.mean, dataset.std, size, dtype, reuse=not settings.full_batch)
-
-        images = len(dataset.train)
-        self.batches = batches(dataset.train, images if settings.full_batch else settings.batch_size)
-        self.validation = batches(dataset.validation, evaluation.BATCH)
-        self.test = batches(dataset.test, evaluation.BATCH)
-        # Gradient descent sees the same batch at every step: it is normalised once.
-        self.whole = next(self.batches.sequential()) if settings.full_batch else None
-
         self.model = building.build_model(config, classes=len(dataset.classes)).train()
         self.params = list(self.model.parameters())
-        self.optimizer = building.build_optimizer(config, self.model, static=building.may_be_static(config, device))
-        losses = torch.empty(settings.total_steps(images), dtype=dtype, device=device)
-        self.progress = Progress(config, images, losses, len(self.optimizer.param_groups))
+        self.optimizer = building.build_optimizer(config, self.model)
+        base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        if building.may_be_static(config, device):
+            self.optimizer = building.build_optimizer(config, self.model, static=True)
+        steps = config.train.total_steps(self.feed.images)
+        losses = torch.empty(steps, dtype=self.params[0].dtype, device=device)
+        self.progress = Progress(config, self.feed.images, losses, base_lrs)
         # Rates that are tensors are filled, never replaced: the optimizer's graph reads them where they are.
         self.lrs = [group["lr"] for group in self.optimizer.param_groups if isinstance(group["lr"], Tensor)]
         self.static = static.StaticSteps(self) if self.lrs else None
-        self.set_rates(0)
+        self.set_rates()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on."""
@@ -84,41 +74,41 @@ class Run:
             if "capturable" in group or "capturable" in own:  # decides where the counters go
                 group["capturable"] = own.get("capturable", False)
         self.optimizer.load_state_dict(state)
-        self.set_rates(self.progress.step)
+        self.set_rates()
 
     def train_epoch(self, interruption: Interruption, bar: tqdm) -> None:
         """Make the updates that are left of this epoch; none from a loss that is not finite."""
         start = time.perf_counter()
         if self.static is not None:
             self.static.make(interruption, bar)
-        eager.make(self, interruption, bar)
+        if self.progress.is_finite:
+            eager.make(self, interruption, bar)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.progress.seconds += time.perf_counter() - start
+
+    def checked_update(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Make the update of a batch and return its loss; ``None``, and no update, if that is not finite."""
+        loss = self.backward(images, labels)
+        self.progress.is_finite = math.isfinite(loss) and eager.stepped(self.optimizer)
+        if not self.progress.is_finite:
+            return None
+        self.progress.step += 1
+        self.set_rates()
+        return loss
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Make the gradients of a batch and return its loss, or NaN where that with the penalty is not finite."""
         settings = self.config.train
         return objective.backward(self.model, self.params, images, labels, l1=settings.l1, l2=settings.l2)
 
-    def set_rates(self, step: int) -> None:
-        """Set the rates that the schedule has after ``step`` updates."""
-        rates = self.progress.rates(step)
+    def set_rates(self) -> None:
+        """Set the rates that the schedule has after the updates that were made."""
+        rates = self.progress.rates(self.progress.step)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         for group, lr, rate in zip(self.optimizer.param_groups, self.lrs, rates, strict=False):
             group["lr"] = lr.copy_(torch.tensor(rate, dtype=torch.float64))  # infinite where its type ends
-
-    def order(self, *, ahead: int = 0) -> Tensor:
-        """Return the order of the images in this epoch, or in one that is ``ahead`` of it."""
-        return _order(len(self.batches.split), seed=self.config.order_seed, epoch=self.progress.epoch + ahead)
-
-    def epoch_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the batches that are left of this epoch."""
-        done = self.progress.made
-        if self.whole is not None:
-            return iter([self.whole][done:])
-        return self.batches.epoch(self.order(), done)
 
     @torch.no_grad()
     def end_epoch(self) -> dict[str, Any]:
@@ -128,8 +118,9 @@ class Run:
         finite = all(bool(param.isfinite().all()) for param in self.params)
         return self.progress.end_epoch(penalty=penalty, finite=finite, evaluate=self.evaluate)
 
-    def evaluate(self) -> dict[str, float | None]:
-        """Return what an epoch's event has of an evaluation."""
-        loss, accuracy = evaluation.evaluate(self.model, self.validation)
-        test = evaluation.evaluate(self.model, self.test)[1]
+    def evaluate(self, ended: bool) -> dict[str, float | None]:
+        """Return what an epoch's event has of an evaluation, at the point where the optimizer wants to be judged."""
+        with getattr(self.optimizer, "evaluating", nullcontext)():
+            loss, accuracy = evaluation.evaluate(self.model, self.feed.validation)
+            test = evaluation.evaluate(self.model, self.feed.test)[1] if ended else None
         return {"validation_loss": loss, "validation_accuracy": accuracy, "test_accuracy": test}

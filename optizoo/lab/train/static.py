@@ -77,7 +77,7 @@ class StaticSteps:
 
     def __init__(self, run: "Run") -> None:
         self.run = run
-        self.step = StaticStep(run.batches, self.update, run.lrs)
+        self.step = StaticStep(run.feed.batches, self.update, run.lrs)
         self.graph: Graph | None = None
 
     def update(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class StaticSteps:
         end = min(progress.step - at + step.steps, progress.epoch_end)
         rates = [progress.rates(progress.step - at + index) for index in range(step.steps)]
         before = deepcopy((run.model.state_dict(), run.optimizer.state_dict(), run.generator.get_state()))
-        step.begin(run.order(), rates, at)
+        step.begin(run.feed.order(progress.epoch), rates, at)
         if self.graph is None and run.device.type == "cuda" and run.config.train.graph:
             self.graph = Graph(step, run.params)
         made = 0
@@ -108,7 +108,7 @@ class StaticSteps:
                 made += 1
                 bar.update()
             if progress.step + made < progress.total_steps:
-                run.order(ahead=1)  # the device is still busy
+                run.feed.order(progress.epoch + 1)  # the device is still busy
             finite = int(step.losses[at : at + made].isfinite().long().cumprod(0).sum())
             if finite < made:
                 progress.is_finite = False
@@ -116,9 +116,9 @@ class StaticSteps:
                 run.model.load_state_dict(before[0])
                 run.load_optimizer(before[1])
                 run.generator.set_state(before[2])
-                step.begin(run.order(), rates, at)
+                step.begin(run.feed.order(progress.epoch), rates, at)
                 for _ in range(finite):
                     step()
         progress.losses[progress.step : progress.step + finite] = step.losses[at : at + finite]
         progress.step += finite
-        run.set_rates(progress.step)
+        run.set_rates()
