@@ -30,8 +30,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-
 from optizoo import schedules
 from optizoo.core.names import did_you_mean
 from optizoo.lab import models
@@ -300,7 +298,8 @@ class OptimizerConfig(_Checked):
         if self.options.get("differentiable"):
             raise ConfigError("= True; nothing here differentiates through a step: remove it", key="differentiable")
         try:
-            create_optimizer(self.name, [torch.zeros(1, 1)], lr=self.lr, **self.options)
+            smallest = models.two_layer(hidden=1, classes=1, inputs=1, seed=0)  # of a model some take more options
+            create_optimizer(self.name, smallest, lr=self.lr, **self.options)
         except (AttributeError, ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
         object.__setattr__(self, "name", self.name.lower())
@@ -376,6 +375,7 @@ class TrainConfig(_Checked):
         dtype: ``"float32"`` or ``"float64"``, for model and pixels.
         device: ``"auto"`` is CUDA where there is a device, else the CPU.
         foreach: The optimizer's ``foreach``; ``False`` is the loop, on the CPU bit-equal to torch's.
+        order_seed: Seed of the order of the batches; ``None`` takes the run's.
         evaluate_every: Number of epochs from one evaluation to the next; the last epoch is always evaluated.
         checkpoint_every: Number of epochs from one checkpoint to the next.
         threads: Number of CPU threads; ``None`` leaves torch's setting.
@@ -393,6 +393,7 @@ class TrainConfig(_Checked):
     dtype: Literal["float32", "float64"] = _field(_choice(("float32", "float64")), "float32")
     device: str = _field(_device, "auto")
     foreach: bool | None = _field(_optional_flag, None)
+    order_seed: int | None = _field(_integer(0, below=SEEDS, optional=True), None)
     evaluate_every: int = _field(_integer(1), 1)
     checkpoint_every: int = _field(_integer(1), 1)
     threads: int | None = _field(_integer(1, optional=True), None)
@@ -410,7 +411,7 @@ class RunConfig(_Checked):
 
     Attributes:
         name: Name of the run and, with the digest, of its folder.
-        seed: Seed of initialisation, order of the batches and dropout.
+        seed: Seed of initialisation, dropout, and the order of the batches where ``train.order_seed`` gives no other.
         data: The data.
         model: The model.
         optimizer: The optimizer.
@@ -425,6 +426,11 @@ class RunConfig(_Checked):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of the batches."""
+        return self.seed if self.train.order_seed is None else self.train.order_seed
 
 
 @dataclass(frozen=True)
@@ -654,6 +660,8 @@ def _listed(value: Any) -> Any:
 
 # Keys that change where a run finds its data or how it is watched, not what it computes.
 _NOT_IN_DIGEST = {"data": ("root", "cache", "download"), "train": ("threads", "checkpoint_every", "graph")}
+# Keys that are younger than digests: where they are left out, a folder keeps the name that it had before them.
+_YOUNG = {"train": {"order_seed": None}}
 
 
 def digest(config: RunConfig | CompareConfig) -> str:
@@ -666,4 +674,8 @@ def digest(config: RunConfig | CompareConfig) -> str:
     for section, names in _NOT_IN_DIGEST.items():
         for name in names:
             del table[section][name]
+    for section, defaults in _YOUNG.items():
+        for name, default in defaults.items():
+            if table[section][name] == default:
+                del table[section][name]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:10]
