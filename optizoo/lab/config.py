@@ -86,7 +86,7 @@ class RunConfig(Whole):
 
     Attributes:
         name: Name of the run and, with the digest, of its folder.
-        seed: Seed of initialisation, order of the batches and dropout.
+        seed: Seed of initialisation, dropout, and the order of the batches where ``train.order_seed`` gives no other.
         data: The data.
         model: The model.
         optimizer: The optimizer.
@@ -102,6 +102,11 @@ class RunConfig(Whole):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of the batches."""
+        return self.seed if self.train.order_seed is None else self.train.order_seed
 
 
 @section
@@ -283,8 +288,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 # Keys that change where a run finds its data or how it is watched, not what it computes.
 _NOT_IN_DIGEST = {"data": ("root", "cache", "download"), "train": ("threads", "checkpoint_every", "graph")}
-# Keys that came later: left out, they are not seen, and older folders go on.
-_LATER = {"train": ("order_seed",)}
+# Keys that are younger than digests: where they are left out, a folder keeps the name that it had before them.
+_YOUNG = {"train": {"order_seed": None}}
 
 
 def digest(config: Any) -> str:
@@ -292,13 +297,15 @@ def digest(config: Any) -> str:
 
     Defaults written out or left out make no difference; neither do paths, threads and the
     times of checkpoints, and whether there is a CUDA graph.
+
+    Args:
+        config: A config, or the table that :func:`to_dict` makes of one.
     """
-    table = to_dict(config)
-    for place, names in _NOT_IN_DIGEST.items():
-        for name in names:
-            del table[place][name]
-    for place, names in _LATER.items():
-        for name in names:
-            if table[place][name] is None:
-                del table[place][name]
+    table = json.loads(json.dumps(config if isinstance(config, Mapping) else to_dict(config)))
+    for place in {*_NOT_IN_DIGEST, *_YOUNG} & {*table}:
+        for name in _NOT_IN_DIGEST.get(place, ()):
+            table[place].pop(name, None)
+        for name, default in _YOUNG.get(place, {}).items():
+            if table[place].get(name) == default:
+                table[place].pop(name, None)
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:10]

@@ -294,6 +294,7 @@ def test_mistaken_overrides_are_told(write, arguments: list[str], message: str):
         pytest.param({"train": {"epochs": 10}}, True, id="default-written-out"),
         pytest.param({"optimizer": {"lr": 0.01, "weight_decay": 0}}, False, id="option-written-out"),
         pytest.param({"train": {"epochs": 11}}, False, id="epochs"),
+        pytest.param({"train": {"order_seed": 0}}, False, id="order"),
         pytest.param({"seed": 1}, False, id="seed"),
         pytest.param({"optimizer": {"lr": 0.02}}, False, id="lr"),
         pytest.param({"optimizer": {"library": "torch"}}, False, id="library"),
@@ -303,6 +304,11 @@ def test_mistaken_overrides_are_told(write, arguments: list[str], message: str):
 def test_digest_tells_runs_apart(change: dict[str, Any], same: bool):
     """The digest changes with what a run computes, and not with where it runs."""
     assert (digest(run_from_dict(change)) == digest(RunConfig())) is same
+
+
+def test_digests_stay():
+    """Folders are named after digests: keys that came later do not change them where they are left out."""
+    assert (digest(RunConfig()), digest(CompareConfig())) == ("8d39d5afe7", "4f48864228")
 
 
 def test_digest_does_not_see_how_a_number_is_written():
