@@ -53,7 +53,7 @@ REMEDIES = {
     errno.ENOTDIR: "it is no folder; give another path",
     errno.EISDIR: "it is a folder; give another path",
 }
-LAB = ("jinja2", "matplotlib", "numpy", "PIL", "torchvision", "tqdm")
+LAB = ("jinja2", "matplotlib", "numpy", "PIL", "pydantic", "torchvision", "tqdm")
 
 
 class UsageError(ValueError):

@@ -434,7 +434,7 @@ def test_misused_commands_print_usage(capsys: pytest.CaptureFixture[str], argume
 
 def test_debug_shows_the_traceback(config: Path):
     """With ``--debug`` the error itself comes out."""
-    with pytest.raises(ValueError, match="must be an integer"):
+    with pytest.raises(ValueError, match="must be greater than or equal to 1"):
         cli.main(["train", "--debug", str(config), "--train.epochs", "-3"])
 
 
