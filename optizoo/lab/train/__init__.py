@@ -11,5 +11,16 @@ from optizoo.lab.train.building import build_model, build_optimizer, resolve_dev
 from optizoo.lab.train.evaluation import evaluate
 from optizoo.lab.train.loop import Trained, train
 from optizoo.lab.train.objective import penalty
+from optizoo.lab.train.population import populations, train_population
 
-__all__ = ["Trained", "build_model", "build_optimizer", "evaluate", "penalty", "resolve_device", "train"]
+__all__ = [
+    "Trained",
+    "build_model",
+    "build_optimizer",
+    "evaluate",
+    "penalty",
+    "populations",
+    "resolve_device",
+    "train",
+    "train_population",
+]

@@ -90,7 +90,12 @@ def seeded_generator(config: RunConfig, device: torch.device) -> torch.Generator
     if device.type == "cuda":
         torch.cuda.init()
     generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
-    return generator.manual_seed(int(np.random.SeedSequence([config.seed, DROPOUT_STREAM]).generate_state(1)[0]))
+    return generator.manual_seed(dropout_seed(config))
+
+
+def dropout_seed(config: RunConfig) -> int:
+    """Return the seed of what dropout draws."""
+    return int(np.random.SeedSequence([config.seed, DROPOUT_STREAM]).generate_state(1)[0])
 
 
 @contextmanager

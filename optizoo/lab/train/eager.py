@@ -11,10 +11,11 @@ from tqdm import tqdm
 from optizoo.lab.checkpoint import Interruption
 
 if TYPE_CHECKING:
+    from optizoo.lab.train.population import Population
     from optizoo.lab.train.run import Run
 
 
-def make(run: "Run", interruption: Interruption, bar: tqdm) -> None:
+def make(run: "Run | Population", interruption: Interruption, bar: tqdm) -> None:
     """Make the updates that are left of this epoch, as long as losses are finite."""
     progress = run.progress
     losses: list[Tensor] = []

@@ -1,9 +1,11 @@
 """The loop of a run: epoch after epoch until it ends, and what is written down of them."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,11 @@ from optizoo.lab.config import RunConfig, digest, run_from_dict, to_dict
 from optizoo.lab.data import Dataset
 from optizoo.lab.records import Record, Recorder, RecordError, environment
 from optizoo.lab.train.building import resolve_device, threads
+from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.run import Run
+
+if TYPE_CHECKING:
+    from optizoo.lab.train.population import Population
 
 
 @dataclass
@@ -77,6 +83,29 @@ def train(
         KeyboardInterrupt: After SIGINT.
         SystemExit: After SIGTERM, with status 143.
     """
+    with training(config) as (device, interruption):
+        run = Run(config, dataset.to(device), device)
+        state = None
+        if resume and checkpoint is not None and checkpoints.exists(checkpoint):
+            state = checkpoints.load(checkpoint)
+            run.load_state_dict(state, str(checkpoint))
+        recorder = open_record(record, config, dataset, device, state)
+        title = f"{config.optimizer.label}, seed {config.seed}"
+        save = None if checkpoint is None else partial(_save, run, checkpoint)
+        go(run, [recorder], interruption, title, save=save, show=progress)
+        interruption.raise_if_requested()
+    return trained(run.model, run.optimizer, run.progress, recorder.record)
+
+
+def trained(model: nn.Module, optimizer: Optimizer, progress: Progress, record: Record) -> Trained:
+    """Return what a run leaves behind that has ended."""
+    assert progress.status is not None
+    return Trained(model, optimizer, progress.losses[: progress.step].cpu(), record, progress.status)
+
+
+@contextmanager
+def training(config: RunConfig) -> Iterator[tuple[torch.device, Interruption]]:
+    """Make ready for steps, and leave the caller's threads, device, random state and signal handlers as they were."""
     device = resolve_device(config.train.device)
     with (
         Interruption() as interruption,
@@ -84,60 +113,95 @@ def train(
         torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []),
         torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
     ):
-        run = Run(config, dataset.to(device), device)
-        state = None
-        if resume and checkpoint is not None and checkpoints.exists(checkpoint):
-            state = checkpoints.load(checkpoint)
-            run.load_state_dict(state, str(checkpoint))
-        recorder = _open_record(record, config, dataset, device, state)
-        _go(run, recorder, None if checkpoint is None else Path(checkpoint), interruption, show=progress)
-        interruption.raise_if_requested()
-    done = run.progress
-    assert done.status is not None
-    return Trained(run.model, run.optimizer, done.losses[: done.step].cpu(), recorder.record, done.status)
+        yield device, interruption
 
 
-def _go(run: Run, recorder: Recorder, checkpoint: Path | None, interruption: Interruption, *, show: bool) -> None:
-    """Run to the end, or until an interruption, and write down what happens."""
-    config, progress = run.config, run.progress
+def go(
+    run: "Run | Population",
+    recorders: Sequence[Recorder],
+    interruption: Interruption,
+    title: str,
+    *,
+    save: Callable[[], None] | None = None,
+    show: bool = True,
+) -> None:
+    """Run to the end, or until an interruption, and write down what happens.
+
+    Args:
+        run: What trains.
+        recorders: One for each of its books.
+        interruption: What may end it early.
+        title: What the progress bar says.
+        save: Saves a checkpoint of a single run, where it has any.
+        show: Whether there is one, on a terminal.
+    """
+    settings, progress = run.config.train, run.progress
     with tqdm(
         total=progress.total_steps,
         initial=progress.step,
-        desc=f"{config.optimizer.label}, seed {config.seed}",
+        desc=title,
         unit=" steps",
         mininterval=0.3,
         disable=None if show else True,
         leave=False,
         dynamic_ncols=True,
     ) as bar:
-        while progress.status is None:
+        while any(book.status is None for book in run.books):
             run.train_epoch(interruption, bar)
             if interruption.requested:
-                if checkpoint is not None:
-                    checkpoints.save(checkpoint, run.state_dict())
+                if save is not None:
+                    save()
                 interruption.raise_if_requested()
-            event = run.end_epoch()
-            recorder.epoch(**event)
-            bar.set_postfix(epoch=progress.epoch, loss=f"{event['train_loss']:.4f}", refresh=False)
-            due = progress.epoch % config.train.checkpoint_every == 0 or progress.status is not None
-            if checkpoint is not None and due and progress.status != "diverged":
-                checkpoints.save(checkpoint, run.state_dict())
-    if recorder.record.result is None:
-        recorder.result(**progress.result())
+            events = run.end_epoch()
+            for index, event in events.items():
+                recorders[index].epoch(**event)
+            loss = min(event["train_loss"] for event in events.values())
+            bar.set_postfix(epoch=progress.epoch, loss=f"{loss:.4f}", refresh=False)
+            status = run.books[0].status
+            due = progress.epoch % settings.checkpoint_every == 0 or status is not None
+            if save is not None and due and status != "diverged":
+                save()
+            _write_results(run.books, recorders)
+    _write_results(run.books, recorders)
 
 
-def _open_record(
-    path: str | Path | None, config: RunConfig, dataset: Dataset, device: torch.device, state: dict[str, Any] | None
+def _save(run: Run, checkpoint: str | Path) -> None:
+    checkpoints.save(checkpoint, run.state_dict())
+
+
+def _write_results(books: Sequence[Progress], recorders: Sequence[Recorder]) -> None:
+    """Write the result of every run that has ended, where it is not written yet."""
+    for book, recorder in zip(books, recorders, strict=True):
+        if book.status is not None and recorder.record.result is None:
+            recorder.result(**book.result())
+
+
+def open_record(
+    path: str | Path | None,
+    config: RunConfig,
+    dataset: Dataset,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    about: Mapping[str, Any] | None = None,
 ) -> Recorder:
-    """Return a recorder that stands where the run stands: at its start, or behind the epochs of the checkpoint."""
+    """Return a recorder that stands where the run stands: at its start, or behind the epochs of the checkpoint.
+
+    Args:
+        path: The file of the record.
+        config: The run.
+        dataset: What it trains on.
+        device: Where.
+        state: The checkpoint that it goes on from.
+        about: What else the environment says.
+    """
     recorder = Recorder(path, resume=state is not None)
     resolved = to_dict(config)
     if recorder.started and digest(run_from_dict(recorder.record.config)) != digest(config):
         raise RecordError(f"{path} is the record of another config; restore that config, or give another folder")
     if not recorder.started:
         sizes = {part: len(getattr(dataset, part)) for part in ("train", "validation", "test")}
-        about = {"name": dataset.name, "source": dataset.source, "digest": dataset.digest, **sizes}
-        recorder.start(resolved, environment(device), about)
+        data = {"name": dataset.name, "source": dataset.source, "digest": dataset.digest, **sizes}
+        recorder.start(resolved, {**environment(device), **(about or {})}, data)
         for event in state["epochs"] if state is not None else []:
             recorder.epoch(**event)
     if state is not None and state["status"] is None:

@@ -110,13 +110,18 @@ class Run:
         for group, lr, rate in zip(self.optimizer.param_groups, self.lrs, rates, strict=False):
             group["lr"] = lr.copy_(torch.tensor(rate, dtype=torch.float64))  # infinite where its type ends
 
+    @property
+    def books(self) -> list[Progress]:
+        """The one book that is kept."""
+        return [self.progress]
+
     @torch.no_grad()
-    def end_epoch(self) -> dict[str, Any]:
-        """End the epoch: see :meth:`~optizoo.lab.train.progress.Progress.end_epoch`."""
+    def end_epoch(self) -> dict[int, dict[str, Any]]:
+        """End the epoch, and return its event, as that of the first book."""
         settings = self.config.train
         penalty = objective.penalty(self.model, l1=settings.l1, l2=settings.l2).item()
         finite = all(bool(param.isfinite().all()) for param in self.params)
-        return self.progress.end_epoch(penalty=penalty, finite=finite, evaluate=self.evaluate)
+        return {0: self.progress.end_epoch(penalty=penalty, finite=finite, evaluate=self.evaluate)}
 
     def evaluate(self, ended: bool) -> dict[str, float | None]:
         """Return what an epoch's event has of an evaluation, at the point where the optimizer wants to be judged."""
