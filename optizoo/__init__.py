@@ -69,7 +69,18 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = "backends combinators core custom groups lr_scheduler rules schedulers schedules zoo".split()
+_MODULES = [
+    "backends",
+    "combinators",
+    "core",
+    "custom",
+    "groups",
+    "lr_scheduler",
+    "rules",
+    "schedulers",
+    "schedules",
+    "zoo",
+]
 _IMPORTED = ("cli", "lab", "testing")  # on purpose only: `from optizoo import cli` asks for an attribute first
 
 

@@ -156,7 +156,7 @@ def test_rule_is_short_and_documented(rule):
 
 
 def test_import_loads_torch_and_nothing_else():
-    """``import optizoo``, and a name of it, add no module outside optizoo and the standard library to those that torch loads."""
+    """``import optizoo``, and a name of it, add nothing but optizoo and the standard library to what torch loads."""
     code = (
         "import sys, torch; before = set(sys.modules); import optizoo; optizoo.Adam; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
