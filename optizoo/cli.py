@@ -6,19 +6,21 @@ extra ``lab`` is imported by its sub-command, so the others work without it.
 
 import argparse
 import errno
+import importlib
 import importlib.util
 import json
 import os
 import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import chdir, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optizoo import __version__
+from optizoo import __version__, streams
 from optizoo.core.names import did_you_mean
 from optizoo.zoo import list_optimizers, optimizer_class
 
@@ -73,32 +75,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and not hasattr(options, "config"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.overrides = rest
+    streams.prepare()
+    options = argparse.Namespace(debug=False, how_to_go_on="")
     try:
-        return options.run(options)
+        options = _parsed(arguments)
+        status = options.run(options)
+        streams.flush()
+        return status
     except KeyboardInterrupt:
-        print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+        streams.tell(f"interrupted{options.how_to_go_on}")
         return 128 + signal.SIGINT
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
-            print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+            streams.tell(f"interrupted{options.how_to_go_on}")
         raise
     except BrokenPipeError:  # whoever read the output has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit
+        streams.silence(sys.stdout)
         return 128 + signal.SIGPIPE
     except Exception as error:
         if options.debug or not _is_users(error):
             raise
-        print(f"error: {_told(error)}", file=sys.stderr)
+        streams.tell(f"error: {_told(error)}")
         return 2
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+        if rest and not hasattr(options, "config"):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    except SystemExit:  # the help was printed
+        streams.flush()
+        raise
+    options.overrides = rest
+    return options
 
 
 def _told(error: Exception) -> str:
     """Return what is wrong and what to do, in one line."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            streams.flush()  # fails again, if that was it
+        except OSError as named:
+            error = named
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         what = error.filename2 or error.filename or "a file"  # the second is where a file was to be moved
@@ -134,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="every combination of options, in 1000 steps (minutes)")
     verify.add_argument("--steps", type=_positive, help="length of the runs (default: 100, or 1000 with --full)")
     verify.add_argument("--jobs", type=_positive, help="processes that share the work (default: one a core, at most 4)")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
+    verify.add_argument("--json", type=_path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
     verify.add_argument(
         "--references",
@@ -156,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     begin.add_argument("--fresh", action="store_true", help="start over in a folder that holds a run")
     compare.add_argument("--fresh", action="store_true", help="start over in a folder that holds a comparison")
     for each in (train, compare):
-        each.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, or the config.json of a run folder")
-        each.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
+        each.add_argument("config", type=_path, metavar="CONFIG", help="a TOML file, or config.json of a run folder")
+        each.add_argument("--out", type=_path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
         each.add_argument("--no-progress", action="store_true", help="no progress bars")
 
     bench = command("bench", "measure times beside torch.optim and hand-written loops")
@@ -182,13 +202,21 @@ def _parser() -> argparse.ArgumentParser:
     epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
     epoch.set_defaults(run=_bench_epoch)
     for each in (step, epoch):
-        each.add_argument("--json", type=Path, metavar="FILE", help="also write the record to a JSON file")
+        each.add_argument("--json", type=_path, metavar="FILE", help="also write the record to a JSON file")
 
     lab = command("lab", "run the experiments of the optimization lecture", LAB_EPILOG)
     lab.add_argument("what", metavar="NAME | list | all | book", help="an experiment, or one of the words below")
     lab.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its options; --help shows them")
     lab.set_defaults(run=_lab)
     return parser
+
+
+def _path(text: str) -> Path:
+    """Return a path; ``~`` is the home folder also where no shell has seen to that, as in ``--out=~/runs``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _positive(text: str) -> int:
@@ -281,11 +309,9 @@ def _write_cells(file: Path | None, record: dict[str, Any]) -> None:
     """Write a record of a verification to a JSON file, if one is wanted."""
     if file is None:
         return
-    text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
-    try:
-        file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:  # what fails on an open file does not name it
-        raise OSError(error.errno, error.strerror, str(file)) from error
+    from optizoo.lab.files import write
+
+    write(file, json.dumps(record).replace('{"optimizer"', '\n{"optimizer"') + "\n")  # a line a cell
 
 
 def _cores() -> int:
@@ -326,41 +352,41 @@ def _require_lab() -> None:
         raise ImportError(f"the lab needs {', '.join(missing)} too: pip install 'optizoo[lab]'")
 
 
+def _import_matplotlib() -> None:
+    """Import matplotlib without the settings of others, which may name what is not here: a notebook's, a user's."""
+    ours = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        # A matplotlibrc of the current folder comes before all others.
+        with chdir(Path(__file__).parent) if os.path.exists("matplotlibrc") else nullcontext():
+            importlib.import_module("matplotlib")
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _train(options: argparse.Namespace) -> int:
     _require_lab()
     from optizoo.lab import checkpoint, data
-    from optizoo.lab.config import digest, load_run, to_dict
-    from optizoo.lab.folder import locked, write_json
-    from optizoo.lab.train import resolve_device, train
+    from optizoo.lab.config import digest, load_run
+    from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
+    from optizoo.lab.train import resolve_device
 
     config = load_run(options.config, options.overrides)
     folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
-    record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
-    if record.exists() and not (options.resume or options.fresh):
-        raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
-    resolve_device(config.train.device)  # what cannot be had shows before the data are read
+    check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
+    resolve_device(config.train.device)
     dataset = data.load(**asdict(config.data))
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        written = folder / "config.json"
-        if options.resume and written.exists() and digest(load_run(written)) != digest(config):
-            raise UsageError(f"{folder} holds a run with another config ({written}): restore it, or give another --out")
-        if options.resume and not checkpoint.exists(saved):
-            print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
-        if options.fresh:
-            record.unlink(missing_ok=True)
-            checkpoint.remove(saved)
-        write_json(written, to_dict(config))
-        trained = train(
-            config,
-            dataset,
-            record=record,
-            checkpoint=saved,
-            resume=options.resume,
-            progress=not options.no_progress,
-        )
+    trained, place = train_in(
+        folder, config, dataset, resume=options.resume, fresh=options.fresh, progress=not options.no_progress
+    )
+    record, saved = place / RECORD, place / CHECKPOINT
     result = trained.record.result
     assert result is not None
     if trained.status == "diverged":
@@ -381,10 +407,13 @@ def _train(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     _require_lab()
+    _import_matplotlib()
     from optizoo.lab.compare import compare
     from optizoo.lab.config import load_compare
 
     config = load_compare(options.config, options.overrides)
+    if options.fresh:
+        options.how_to_go_on = ": the same command without --fresh goes on from here"
     result = compare(config, options.out, progress=not options.no_progress, fresh=options.fresh)
     print(result.table)
     print(f"report: {result.folder / 'report.html'}")
@@ -397,6 +426,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _bench_step(options: argparse.Namespace) -> int:
     _require_lab()
     from optizoo.lab import step_benchmark as bench
+    from optizoo.lab.files import is_stream
     from optizoo.testing import has_torch_twin
 
     if options.references:
@@ -411,7 +441,7 @@ def _bench_step(options: argparse.Namespace) -> int:
         )
     device = _device(options.device)
     _check_file(options.json)
-    if options.json is not None:
+    if options.json is not None and not is_stream(options.json):
         options.how_to_go_on = f": {options.json} has the cells that were finished"
     record = bench.step_benchmark(
         optimizers=optimizers or bench.OPTIMIZERS,
@@ -454,7 +484,7 @@ def _bench_epoch(options: argparse.Namespace) -> int:
     _require_lab()
     from optizoo.lab import data
     from optizoo.lab.benchmark import epoch_benchmark, format_epochs
-    from optizoo.lab.folder import write_json
+    from optizoo.lab.files import write_json
     from optizoo.lab.models import list_models
 
     models = _chosen("--model", options.model, list_models()) or ["linear"]
@@ -487,14 +517,15 @@ def _lab(options: argparse.Namespace) -> int:
     if options.what not in (*words, *EXPERIMENTS):
         raise UsageError(f"unknown experiment {options.what!r}: {did_you_mean(options.what, [*EXPERIMENTS, *words])}")
     _require_lab()
+    _import_matplotlib()
     from optizoo.lab import book
 
     if options.what == "book":
-        parser.add_argument("folder", type=Path, metavar="DIR", help="folder with the records of experiments")
+        parser.add_argument("folder", type=_path, metavar="DIR", help="folder with the records of experiments")
         print(f"book: {book.write_book(_rest(parser, options).folder)}")
         return 0
     default = Path("runs") / f"lab-{'book' if options.what == 'all' else options.what}"
-    parser.add_argument("--out", type=Path, metavar="DIR", default=default, help=f"folder (default: {default})")
+    parser.add_argument("--out", type=_path, metavar="DIR", default=default, help=f"folder (default: {default})")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     if options.what == "all":
         parser.add_argument("--fresh", action="store_true", help="run also what is finished")
@@ -537,11 +568,12 @@ def _check_file(file: Path | None) -> None:
     """Raise where a file cannot be written, before anything is measured for it."""
     if file is None:
         return
-    if not file.parent.is_dir():
-        raise UsageError(f"--json {file} cannot be written: make its folder {file.parent} first")
+    parent = file.parent if not file.is_symlink() else Path(os.path.realpath(file)).parent
+    if not file.exists() and not parent.is_dir():
+        raise UsageError(f"--json {file} cannot be written: make its folder {parent} first")
     if file.is_dir():
         raise UsageError(f"--json {file} cannot be written: it is a folder; give a file in it")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
+    if not os.access(file if file.exists() else parent, os.W_OK):
         raise UsageError(f"--json {file} cannot be written: check its permissions, or give another path")
 
 

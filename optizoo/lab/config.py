@@ -24,6 +24,7 @@ import json
 import math
 import re
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
@@ -524,7 +525,9 @@ def compare_from_dict(table: Mapping[str, Any]) -> CompareConfig:
 def _load(kind: type[_Config], path: str | Path, overrides: Sequence[str]) -> _Config:
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()  # once: it may be a pipe
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(
