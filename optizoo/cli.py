@@ -115,10 +115,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _told(error: Exception) -> str:
     """Return what is wrong and what to do, in one line."""
     if isinstance(error, OSError) and error.filename is None:
-        try:
-            streams.flush()  # fails again, if that was it
-        except OSError as named:
-            error = named
+        error = streams.named(error)
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         what = error.filename2 or error.filename or "a file"  # the second is where a file was to be moved

@@ -5,8 +5,9 @@ import os
 import sys
 from contextlib import suppress
 
-__all__ = ["flush", "prepare", "silence", "tell"]
+__all__ = ["flush", "named", "prepare", "silence", "tell"]
 
+OUTPUT = "standard output"
 # What stands for characters that a terminal does not have.
 PLAIN = {"±": "+-", "–": "-", "—": "-", "×": "x", "…": "...", "µ": "u", "→": "->", "≤": "<=", "≥": ">="}
 
@@ -43,7 +44,18 @@ def flush() -> None:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        raise OSError(error.errno, error.strerror, OUTPUT) from error
+
+
+def named(error: OSError) -> OSError:
+    """Return an error that names no file with the name of the standard output, if that is what failed."""
+    try:
+        flush()  # fails again
+    except OSError as again:
+        return again
+    if getattr(sys.stdout, "write_through", False):  # it keeps nothing that could fail again
+        return OSError(error.errno, error.strerror, OUTPUT)
+    return error
 
 
 def tell(text: str) -> None:
