@@ -68,6 +68,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def path(text: str) -> Path:
+    """Return a path; ``~`` is the home folder also where no shell has seen to that, as in ``--out=~/runs``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def command_line() -> argparse.ArgumentParser:
     """Return the parser; the function that runs a command is its ``run``."""
     common = argparse.ArgumentParser(add_help=False)
@@ -97,7 +105,7 @@ def command_line() -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="every combination of options, in 1000 steps (minutes)")
     verify.add_argument("--steps", type=count, help="length of the runs (default: 100, or 1000 with --full)")
     verify.add_argument("--jobs", type=count, help="processes that share the work (default: one a core, at most 4)")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
+    verify.add_argument("--json", type=path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
     verify.add_argument(
         "--references",
@@ -122,7 +130,7 @@ def command_line() -> argparse.ArgumentParser:
         each.add_argument(
             "config", metavar="CONFIG", help="a TOML file, a config.json, or the name of a shipped config"
         )
-        each.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
+        each.add_argument("--out", type=path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
         each.add_argument("--no-progress", action="store_true", help="no progress bars")
 
     configs = command("configs", "name the configs that are shipped, one a line", CONFIGS_EPILOG)
@@ -153,7 +161,7 @@ def command_line() -> argparse.ArgumentParser:
     epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
     epoch.set_defaults(run=_lazily("bench", "epoch"))
     for each in (step, epoch):
-        each.add_argument("--json", type=Path, metavar="FILE", help="also write the record to a JSON file")
+        each.add_argument("--json", type=path, metavar="FILE", help="also write the record to a JSON file")
 
     lab = command("lab", "run the experiments of the optimization lecture", LAB_EPILOG)
     lab.add_argument("what", metavar="NAME | list | all | book", help="an experiment, or one of the words below")

@@ -201,7 +201,7 @@ def test_full_disk_for_a_record(config: Path, told: Told, small_disk: Path):
     status = os.statvfs(small_disk)
     (small_disk / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize))
     error = told("train", str(config), "--out", str(folder))
-    assert f"error: {folder}/config.json: No space left on device: make room on its disk" in error
+    assert f"error: {folder}/.optizoo: No space left on device: make room on its disk" in error
     assert list(folder.iterdir()) == []
 
 
