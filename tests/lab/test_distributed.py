@@ -30,7 +30,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "diverges": {"train": {"batch_size": 8, "l2": 1e5}, "optimizer": {"lr": 1e20}},
     "scaled": {"train": {"batch_size": 8, "scale_lr": True}},
 }
-SIZES = {"train_size": 60, "validation": 16, "test_size": 16}
+SIZES: dict[str, Any] = {"train_size": 60, "validation": 16, "test_size": 16}
 
 
 def images() -> data.Dataset:
