@@ -30,7 +30,7 @@ from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.stack import STACKS, Stack
 
 LARGEST, HIDDEN = 64, 8192
-"""Runs in a population at most, and hidden units of all of them: those have weights of 100 MB, and states beside them."""
+"""Runs in a population at most, and hidden units of all of them: those have weights of 100 MB, and more in states."""
 
 LARGE = 1e15
 """What options and rates may not exceed in an optimizer of several runs: near the end of their type its step fails."""
