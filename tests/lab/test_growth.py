@@ -18,7 +18,7 @@ from optizoo.lab.run_folder import train_in
 from tests.lab.test_compare import ADAM, NO_TWIN, SGD, tiny, without_times
 from tests.lab.test_train import assert_same, signal_at
 
-SMALL = tiny(optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, device="cpu"))
+SMALL = tiny(optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, device="cpu", threads=1))
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_what_is_taken_over_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def run_config(epochs: int, **changes: Any) -> RunConfig:
-    settings = TrainConfig(epochs=epochs, batch_size=50, device="cpu")
+    settings = TrainConfig(epochs=epochs, batch_size=50, device="cpu", threads=1)
     return replace(RunConfig(data=SMALL.data, optimizer=ADAM, train=settings), **changes)
 
 
