@@ -21,7 +21,7 @@ from tests.processes import Started
 
 # matplotlib ---------------------------------------------------------------------------------------------------------
 
-ODD = {
+ODD: dict[Any, Any] = {
     "text.usetex": True,
     "font.family": "Nonesuch",
     "axes.formatter.use_locale": True,
