@@ -12,7 +12,7 @@ from optizoo.cli.errors import UsageError
 def train(options: argparse.Namespace) -> int:
     """Train one model."""
     arguments.require_lab()
-    from optizoo.lab import checkpoint, data, shipped
+    from optizoo.lab import checkpoint, data, limits, shipped
     from optizoo.lab.config import digest, load_run, to_dict
     from optizoo.lab.folder import locked, write_json
     from optizoo.lab.train import resolve_device
@@ -23,8 +23,9 @@ def train(options: argparse.Namespace) -> int:
     record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
     if record.exists() and not (options.resume or options.fresh):
         raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
-    resolve_device(config.train.device)  # what cannot be had shows before the data are read
+    device = resolve_device(config.train.device)  # what cannot be had shows before the data are read
     dataset = data.load(**asdict(config.data))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     folder.mkdir(parents=True, exist_ok=True)

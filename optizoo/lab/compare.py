@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from optizoo.lab import checkpoint as checkpoints
-from optizoo.lab import data, report
+from optizoo.lab import data, limits, report
 from optizoo.lab.config import (
     CompareConfig,
     ConfigError,
@@ -120,10 +120,11 @@ def compare(
     # What is written can be handed on: it does not tell where the data lie, and goes on where they lie elsewhere.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     pairs = list(_pairs(config))
+    dataset = data.load(**dataset_options).to(device)
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
+    _check_schedules(config, len(dataset.train))  # all that is wrong shows before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        dataset = data.load(**dataset_options).to(device)
-        _check_schedules(config, len(dataset.train))
         _prepare(folder, config, fresh=fresh)
         total = sum(len(pair) for pair in pairs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)
