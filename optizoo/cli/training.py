@@ -11,7 +11,7 @@ from optizoo.cli.errors import UsageError
 def train(options: argparse.Namespace) -> int:
     """Train one model."""
     arguments.require_lab()
-    from optizoo.lab import checkpoint, data, shipped
+    from optizoo.lab import checkpoint, data, limits, shipped
     from optizoo.lab.config import digest, load_run
     from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
     from optizoo.lab.train import resolve_device
@@ -19,8 +19,9 @@ def train(options: argparse.Namespace) -> int:
     config = load_run(shipped.find(options.config), options.overrides)
     folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
     check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
-    resolve_device(config.train.device)
+    device = resolve_device(config.train.device)
     dataset = data.load(**asdict(config.data))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     trained, place = train_in(
