@@ -91,7 +91,7 @@ def sweep(
         worker.tune()
         worker.rerun()
         results = shared.results()
-    trials = [run for key in worker.keys() for run in results[key]["runs"]]
+    trials = [run for key in worker.order() for run in results[key]["runs"]]
     lines = [json.dumps({"event": "trial", **trial}) + "\n" for trial in trials]
     report.write_text(folder / TRIALS, "".join(lines))
     write_json(folder / report.CONFIG, to_dict(replace(config, data=replace(config.data, root=None, cache=None))))
@@ -114,7 +114,7 @@ class _Worker:
         self.tuning = [tuned[start : start + size] for start in range(0, len(tuned), size)]
         self.reruns = [[f"rerun/{label}/{seed}" for label in labels] for seed in config.new_seeds]
 
-    def keys(self) -> list[Key]:
+    def order(self) -> list[Key]:
         """Return the keys of all trials, in an order that does not depend on who ran them."""
         return [key for batch in [*self.tuning, *self.reruns] for key in batch]
 
