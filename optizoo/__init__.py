@@ -1,12 +1,10 @@
-"""An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it."""
+"""An optimizer zoo for PyTorch: one update rule each, drop-in for ``torch.optim`` and proven equal to it.
 
-import sys
+Names are found when they are asked for, and torch is imported with them: the command line names things without it.
+"""
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import torch
-
-from optizoo import zoo as zoo
 
 if TYPE_CHECKING:  # for editors; at run time names are found where they stand, new pages of the zoo too
     from torch.optim import LBFGS as LBFGS
@@ -18,6 +16,7 @@ if TYPE_CHECKING:  # for editors; at run time names are found where they stand, 
     from optizoo import rules as rules
     from optizoo import schedulers as schedulers
     from optizoo import schedules as schedules
+    from optizoo import zoo as zoo
     from optizoo.core.explain import explain as explain
     from optizoo.core.optimizer import RuleOptimizer as RuleOptimizer
     from optizoo.custom import from_rule as from_rule
@@ -70,13 +69,25 @@ _HOMES = {
     "list_optimizers": "zoo",
     "param_groups": "groups",
 }
-_MODULES = ("backends", "combinators", "core", "custom", "groups", "lr_scheduler", "rules", "schedulers", "schedules")
-
-sys.modules[f"{__name__}.optimizers"] = zoo  # where pickles of version 0.1 look for the classes
+_MODULES = [
+    "backends",
+    "combinators",
+    "core",
+    "custom",
+    "groups",
+    "lr_scheduler",
+    "rules",
+    "schedulers",
+    "schedules",
+    "zoo",
+]
+_IMPORTED = ("cli", "lab", "testing")  # on purpose only: `from optizoo import cli` asks for an attribute first
 
 
 def _names() -> list[str]:
-    return sorted({*_HOMES, *_MODULES, *zoo.classes(), *torch.optim.__all__})
+    import torch
+
+    return sorted({*_HOMES, *_MODULES, *import_module(f"{__name__}.zoo").classes(), *torch.optim.__all__})
 
 
 def __getattr__(name: str) -> Any:
@@ -86,10 +97,13 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if not name.startswith("_") and name in (classes := zoo.classes()):
-        return classes[name]
-    if name in torch.optim.__all__:  # no rule of ours serves
-        return getattr(torch.optim, name)
+    if not name.startswith("_") and name not in _IMPORTED:
+        import torch
+
+        if name in (classes := import_module(f"{__name__}.zoo").classes()):
+            return classes[name]
+        if name in torch.optim.__all__:  # no rule of ours serves
+            return getattr(torch.optim, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -54,6 +54,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr("optizoo.lab.data.load", lambda *_, **__: dataset)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "no" / "v.json")
     path = tmp_path / "tiny.toml"
     path.write_text(CONFIG, encoding="utf-8")
     return path
@@ -90,6 +91,30 @@ def test_version_names_torch_too(capsys: pytest.CaptureFixture[str]):
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"optizoo {optizoo.__version__}, torch {torch.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--help"], id="help"),
+        pytest.param(["--version"], id="version"),
+        pytest.param(["train", "--help"], id="help-of-a-command"),
+        pytest.param(["lab", "list"], id="lab-list"),
+        pytest.param(["configs"], id="configs"),
+        pytest.param(["configs", "--copy", "quickstart", "copied.toml"], id="copy"),
+        pytest.param(["lab", "momentum"], id="mistyped-experiment"),
+    ],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments: list[str], tmp_path: Path):
+    """Help, versions and names come without importing torch, which takes most of two seconds."""
+    code = (
+        "import sys; from optizoo import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'numpy', 'matplotlib'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # verify ---------------------------------------------------------------------------------------------------------------
@@ -204,7 +229,12 @@ def test_train_writes_a_run_folder(config: Path, capsys: pytest.CaptureFixture[s
     )
     folder = only_folder()
     assert folder.name.startswith("tiny-")
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "config.json", "record.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".optizoo",
+        "checkpoint.pt",
+        "config.json",
+        "record.jsonl",
+    ]
     resolved = load_run(folder / "config.json")
     assert resolved.train.epochs == 1
     assert resolved.optimizer.options == {"betas": (0.5, 0.9)}
@@ -230,7 +260,7 @@ def test_train_keeps_what_it_cannot_go_on_with(config: Path, capsys: pytest.Capt
     """Another config is refused before anything in the folder changes."""
     assert cli.main(["train", str(config), "--out", "here"]) == 0
     before = {path: path.read_bytes() for path in Path("here").iterdir()}
-    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.epochs", "7"]) == 2
+    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.batch_size", "7"]) == 2
     assert "holds a run with another config" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("here").iterdir()} == before
 
@@ -396,6 +426,8 @@ def test_bench_epoch_passes_on_what_was_asked(capsys: pytest.CaptureFixture[str]
         pytest.param(["bench", "step", "--json", "no/s.json"], "make its folder no first", id="bench-step-json"),
         pytest.param(["bench", "step", "--json", "."], "it is a folder", id="bench-step-json-folder"),
         pytest.param(["bench", "epoch", "--json", "no/e.json"], "make its folder no first", id="bench-epoch-json"),
+        pytest.param(["verify", "--json", "dangling.json"], "no first", id="verify-json-of-a-dangling-link"),
+        pytest.param(["verify", "--device", "meta"], "--device meta cannot be used", id="verify-on-no-memory"),
     ],
 )
 def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
@@ -417,6 +449,8 @@ def test_mistakes_are_one_line(config: Path, capsys: pytest.CaptureFixture[str],
         pytest.param(["list", "--loud"], id="flag"),
         pytest.param(["verify", "--steps", "0"], id="steps"),
         pytest.param(["verify", "--jobs", "0"], id="jobs"),
+        pytest.param(["verify", "--jobs", "1000000000000"], id="many-jobs"),
+        pytest.param(["verify", "--steps", "9" * 5000], id="many-steps"),
         pytest.param(["verify", "--dtype", "int8"], id="dtype"),
         pytest.param(["train"], id="no-config"),
         pytest.param(["bench"], id="no-benchmark"),

@@ -22,6 +22,7 @@ Any value can be overridden on the command line (``--train.epochs 3``, ``--optim
 import hashlib
 import json
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from functools import lru_cache
@@ -177,7 +178,9 @@ def load(kind: type[_Config], path: str | Path, overrides: Sequence[str] = ()) -
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()  # once: it may be a pipe
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(

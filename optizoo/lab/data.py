@@ -100,7 +100,7 @@ def load(
             default all; of the synthetic set by default 5000.
         test_size: Number of images to test on: of CIFAR-10 a random part, by default all; of the synthetic set by
             default 2000.
-        download: Read the original CIFAR-10 through torchvision, which downloads what is not in ``root``.
+        download: Read the original CIFAR-10 through torchvision, which downloads what is not in ``root`` or is damaged.
 
     Raises:
         DataError: The name is unknown, a size does not fit, or the data are missing, broken or ambiguous.
@@ -117,7 +117,7 @@ def load(
         content = synthetic.make(train_size + validation, test_size or SYNTHETIC_SIZES["test_size"], seed=seed)
         source, digest = f"generated from seed {seed}", content.digest()
     else:
-        root = Path(root or os.environ.get("OPTIZOO_DATA") or "data")
+        root = Path(root or os.environ.get("OPTIZOO_DATA") or "data").expanduser()
         source, content, digest = _cifar10(root, cache, download)
     train, held_out, test = _split(content, validation, seed, train_size, test_size)
     mean, std = _moments(train.images)
@@ -273,11 +273,13 @@ class Batches:
 
 
 def _cifar10(root: Path, cache: str | Path | None, download: bool) -> tuple[str, Content, str]:
-    source = sources.Source("torchvision", root)
-    if not download:
-        source = sources.find(root)
-    elif not (root / sources.TORCHVISION_FOLDER).is_dir():
-        sources.read_torchvision(root, download=True)
+    source = sources.Source("torchvision", sources.home(root)) if download else sources.find(root)
+    try:
+        return source.description, *image_cache.decoded(source, cache)
+    except DataError:  # nothing is there, or it is damaged
+        if not download:
+            raise
+        sources.read_torchvision(source.path, download=True)
     return source.description, *image_cache.decoded(source, cache)
 
 

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from statistics import fmean, stdev
+from itertools import accumulate, chain
+from operator import sub
+from statistics import fmean, median, stdev
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ __all__ = ["RangeTest", "find_lr"]
 
 FEW = 5  # steps from which nothing is read
 AT_ONCE = 10  # a run that diverges within so many steps has shown nothing
+STRAIGHT = 0.01  # of the fall: losses so near a line through the rates taken have shown no curvature, so no limit
+ROUNDING = 100  # units in the last place that say nothing
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class RangeTest:
         lrs: The learning rate of each step.
         losses: The loss before each step.
         smoothed: Their exponential mean.
-        diverged: Whether the sweep was stopped because the loss diverged.
+        diverged: Whether the sweep was stopped because the loss diverged, or was not finite.
         steepest: The rate at which the smoothed loss fell fastest, by decade; ``None`` where nothing can be read.
         tenth: A tenth of the rate at which the smoothed loss was lowest; ``None`` likewise.
         remark: Why there is no suggestion, or what to know about it; empty where all is as it should be.
@@ -78,7 +81,9 @@ def find_lr(
     of torch's random generators are left as they were found. An iterator is advanced, of course; a ``DataLoader``
     begins anew. What has no copy, such as a lock or a file that the optimizer holds, is shared.
 
-    There is no suggestion if the loss diverges at once, or if its smoothed fall is not above the scatter of the losses.
+    There is no suggestion if the loss is not finite at the start, if it diverges at once, if its smoothed fall is not
+    above the scatter of the losses, or if it falls so little that it shows no curvature. A constant added to the loss
+    changes nothing, and neither does a factor that the optimizer undoes.
 
     Args:
         model: The model, where training would start.
@@ -91,7 +96,7 @@ def find_lr(
         steps: Number of steps.
         smoothing: Decay β of the exponential mean, 0 for none. A large one sees the minimum late.
         divergence: The sweep stops where the smoothed loss is above its lowest by more than ``divergence - 1`` times
-            the first loss, or not finite.
+            what it had fallen, and what losses commonly differ by, or where the loss is not finite.
 
     Raises:
         ValueError: An argument is out of range, a parameter of the optimizer is not one of the model, or ``batches``
@@ -138,11 +143,11 @@ def _swept(
     sweep: list[float],
     smoothing: float,
     divergence: float,
-) -> tuple[list[float], list[float], list[float], bool]:
-    """Return rates, losses, smoothed losses, and whether the loss diverged: then the last loss is why."""
+) -> tuple[list[float], list[float], list[float], bool, float]:
+    """Return rates, losses, smoothed losses, whether the loss diverged (the last is why), and what is but rounding."""
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     ratios = [rate / max(rates) if max(rates) > 0 else 1.0 for rate in rates]
-    losses, smoothed, mean = [], [], 0.0
+    losses, smoothed, mean, rounding = [], [], 0.0, 0.0
     for step, (lr, batch) in enumerate(zip(sweep, _endless(batches), strict=False)):
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             if isinstance(group["lr"], Tensor):
@@ -154,16 +159,36 @@ def _swept(
         losses.append(value.item())
         mean = smoothing * mean + (1 - smoothing) * losses[-1]
         smoothed.append(mean / (1 - smoothing ** (step + 1)))
-        rise = smoothed[-1] - min(smoothed)
-        if not math.isfinite(losses[-1]) or rise > (divergence - 1) * abs(losses[0]):
-            return sweep[: step + 1], losses, smoothed, True
+        if not math.isfinite(losses[-1]):
+            return sweep[: step + 1], losses, smoothed, True, rounding
+        rounding = max(rounding, ROUNDING * torch.finfo(value.dtype).eps * abs(losses[-1]))
+        if _rise(losses, smoothed, rounding) > divergence - 1:
+            return sweep[: step + 1], losses, smoothed, True, rounding
         value.backward()
         optimizer.step()
     if len(losses) < len(sweep):
         raise ValueError(
             f"batches yielded {len(losses)} of the {len(sweep)} that the sweep needs; give more, or a list"
         )
-    return sweep, losses, smoothed, False
+    return sweep, losses, smoothed, False, rounding
+
+
+def _rise(losses: list[float], smoothed: list[float], rounding: float) -> float:
+    """Return how far the smoothed loss is above its lowest, in units of the curve's own: no constant moves it."""
+    lowest = min(smoothed)
+    common = 3 * median(map(abs, map(sub, losses[1:], losses))) if len(losses) > 1 else 0.0
+    unit = max(smoothed[0] - lowest, common, rounding)
+    return (smoothed[-1] - lowest) / unit if unit else 0.0
+
+
+def _is_straight(lrs: list[float], losses: list[float], rounding: float) -> bool:
+    """Return whether the loss fell in proportion to the rates taken: then they are far below all limits."""
+    taken = [*accumulate(lrs[: len(losses) - 1], initial=0.0)]
+    fall = losses[0] - losses[-1]
+    return all(
+        abs(losses[0] - loss - fall * rate / taken[-1]) <= STRAIGHT * fall + rounding
+        for rate, loss in zip(taken, losses, strict=True)
+    )
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:
@@ -175,10 +200,12 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
         yield from chain([first], started)
 
 
-def _read(lrs: list[float], losses: list[float], smoothed: list[float], diverged: bool) -> RangeTest:
+def _read(lrs: list[float], losses: list[float], smoothed: list[float], diverged: bool, rounding: float) -> RangeTest:
     def result(steepest: float | None, tenth: float | None, remark: str = "") -> RangeTest:
         return RangeTest(tuple(lrs), tuple(losses), tuple(smoothed), diverged, steepest, tenth, remark)
 
+    if not math.isfinite(losses[0]):
+        return result(None, None, f"the loss is not finite at the start: {losses[0]}; check model, loss and batches")
     if diverged and len(losses) <= AT_ONCE:
         return result(
             None, None, f"the loss diverged at once, within {len(losses)} steps from lr = {lrs[0]:.2g}; begin lower"
@@ -189,7 +216,7 @@ def _read(lrs: list[float], losses: list[float], smoothed: list[float], diverged
     quarter = [loss for loss in losses[: max(FEW, len(finite) // 4)] if math.isfinite(loss)]
     start, scatter = fmean(quarter), stdev(quarter)
     fall = start - smoothed[lowest]
-    if lowest < FEW or not fall > max(scatter, 1e-3 * abs(start)):
+    if lowest < FEW or not fall > max(scatter, rounding) or _is_straight(lrs, losses[: lowest + 1], rounding):
         remedy = "begin lower" if diverged else f"raise high above {lrs[-1]:.2g}"
         return result(
             None, None, f"the curve is flat: the loss fell by {fall:.2g}, its scatter is {scatter:.2g}; {remedy}"

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from optizoo.lab.checkpoint import naming
 from optizoo.lab.config import digest
 from optizoo.lab.environment import code, environment
+from optizoo.lab.files import naming, sync, write
 from optizoo.lab.rows import CHECKS, SCHEMA
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Record", "RecordError", "Recorder", "environment", "frame"]
+__all__ = [
+    "Record", "RecordError", "Recorder", "environment", "frame", "has_start", "is_finished", "reconfigure",
+]  # fmt: skip
 
 Event = dict[str, Any]
 TRIALS = "trials.jsonl"  # of a sweep
@@ -212,7 +214,36 @@ class Recorder:
         with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, allow_nan=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
+
+
+def has_start(path: Path) -> bool:
+    """Return whether a record is there and was not cut off in its first line."""
+    return path.exists() and b"\n" in path.read_bytes()
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether a record is there and has its result."""
+    return has_start(path) and Record.read(path).result is not None
+
+
+def reconfigure(path: Path, config: Mapping[str, Any], into: Path | None = None) -> None:
+    """Write a record with another config: of the same run under another label, or of a longer one.
+
+    Args:
+        path: The record.
+        config: What stands in its start.
+        into: Where it is written; by default it replaces the old one.
+
+    Raises:
+        RecordError: The record is corrupt.
+    """
+    Record.read(path)
+    line, rest = path.read_bytes().split(b"\n", 1)
+    start = {**json.loads(line), "config": config}
+    if "digests" in start:
+        start["digests"]["config"] = digest(config)
+    write(into or path, json.dumps(start, allow_nan=False).encode() + b"\n" + rest)
 
 
 def _finite(value: Any) -> Any:

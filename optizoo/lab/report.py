@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from matplotlib.figure import Figure
 
-from optizoo.lab import pictures
+from optizoo.lab import files, pictures
 from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
@@ -33,6 +33,7 @@ CONFIG = "config.json"
 CELLS = "cells"
 RESULTS = "results.jsonl"
 REPORT = "report.html"
+PICTURES = tuple(f"{name}.png" for name in ("training_loss", "validation_accuracy", "test_accuracy", "schedules"))
 NONE = "–"
 LIBRARIES = ("optizoo", "torch")
 
@@ -154,13 +155,12 @@ def write(folder: str | Path) -> Path:
     folder = Path(folder)
     config, records = read(folder)
     rows = summarize(config, records)
-    (folder / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     drawn = _pictures(config, records, rows)
+    files.write(folder / RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
     for picture in drawn:
-        (folder / f"{picture.name}.png").write_bytes(picture.light)
-    page = folder / REPORT
-    page.write_text(_page(config, records, rows, drawn), encoding="utf-8")
-    return page
+        files.write(folder / f"{picture.name}.png", picture.light)
+    files.write(folder / REPORT, _page(config, records, rows, drawn))
+    return folder / REPORT
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-import torch
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -288,7 +287,8 @@ class OptimizerConfig(Section):
         if self.options.get("differentiable"):
             raise ConfigError("= True; nothing here differentiates through a step: remove it", key="differentiable")
         try:
-            create_optimizer(self.name, [torch.zeros(1, 1)], lr=self.lr, **self.options)
+            smallest = models.two_layer(hidden=1, classes=1, inputs=1, seed=0)  # of a model some take more options
+            create_optimizer(self.name, smallest, lr=self.lr, **self.options)
         except (AttributeError, ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
         object.__setattr__(self, "name", self.name.lower())

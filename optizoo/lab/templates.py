@@ -10,6 +10,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
+from optizoo.lab.pictures import usual_settings
+
 __all__ = ["equation", "inlined", "render"]
 
 EM = 20  # size of an equation's letters, in its own units; the page shows them at 1.25 times its own letters
@@ -33,6 +35,7 @@ def inlined(image: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
+@usual_settings
 def equation(text: str) -> Markup:
     r"""Return mathematics, as matplotlib reads it between dollar signs, as inline SVG in the colour of the text.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from optizoo import cli
+from optizoo.lab.folder import claim
+from optizoo.lab.run_folder import RUN
 from tests.faults.conftest import CONFIG, Told
 from tests.faults.test_signals import LONG, start, wait_for  # noqa: F401  (a fixture)
 from tests.processes import Started
@@ -46,15 +48,17 @@ def foreign_files() -> None:
 
 
 def damaged_config() -> None:
-    Path("here").mkdir()
+    claim(Path("here"), RUN)
     Path("here/config.json").write_text("{", encoding="utf-8")
 
 
 def config_that_is_a_folder() -> None:
+    claim(Path("here"), RUN)
     Path("here/config.json").mkdir(parents=True)
 
 
 def record_that_is_a_folder() -> None:
+    claim(Path("here"), RUN)
     Path("here/record.jsonl/deeper").mkdir(parents=True)
 
 
@@ -62,7 +66,7 @@ def record_that_is_a_folder() -> None:
     ("make", "arguments", "message"),
     [
         pytest.param(a_file, [], "here: File exists: it is no folder; give another path", id="file"),
-        pytest.param(foreign_files, [], "here holds a run: go on with it (--resume), start over", id="foreign"),
+        pytest.param(foreign_files, [], "here holds files but no run (record.jsonl): give a new", id="foreign"),
         pytest.param(damaged_config, ["--resume"], "here/config.json: is not valid JSON", id="damaged-config"),
         pytest.param(config_that_is_a_folder, [], "here/config.json: Is a directory: it is a folder", id="config"),
         pytest.param(

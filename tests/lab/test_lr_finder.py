@@ -88,15 +88,71 @@ def test_nothing_is_suggested_from_a_flat_curve():
 
 
 def test_nothing_is_suggested_from_a_run_that_diverges_at_once():
-    """A sweep that begins above the limit says so, and what to do; a loss that is not a number likewise."""
+    """A sweep that begins above the limit says so, and what to do."""
     model = quadratic()
-    sgd = optizoo.SGD(model.parameters(), lr=1.0)
-    for loss, low in ((bowl, 3.0), (lambda model, batch: bowl(model, batch) * torch.nan, 1e-3)):
-        found = find_lr(model, sgd, loss, [None], low=low, high=100.0)
-        assert found.diverged
-        assert found.suggestion is None
-        assert "diverged at once" in str(found)
-        assert "begin lower" in str(found)
+    found = find_lr(model, optizoo.SGD(model.parameters(), lr=1.0), bowl, [None], low=3.0, high=100.0)
+    assert found.diverged
+    assert found.suggestion is None
+    assert "diverged at once" in str(found)
+    assert "begin lower" in str(found)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_loss_that_is_not_finite_at_the_start_is_said_to_be_that(value: float):
+    """No rate has anything to do with it, so none is advised."""
+    model = quadratic()
+    loss = lambda model, batch: bowl(model, batch) + value  # noqa: E731
+    found = find_lr(model, optizoo.SGD(model.parameters(), lr=1.0), loss, [None])
+    assert (len(found.losses), found.diverged, found.suggestion) == (1, True, None)
+    assert str(found) == f"no suggestion: the loss is not finite at the start: {value}; check model, loss and batches"
+
+
+def entropy(shift: float = 0.0, scale: float = 1.0):
+    """Return the cross-entropy of a classifier, shifted and scaled."""
+    return lambda model, batch: scale * nn.functional.cross_entropy(model(batch[0]), batch[1]) + shift
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("shift", [-1000.0, -1.0986, 1000.0])
+def test_a_constant_added_to_the_loss_changes_nothing(name: str, shift: float):
+    """Gradients are the same, so the sweep is: its length, its rates, and what is read from them."""
+    model, dataset = classifier()
+    model.double()
+    batches = [(x.double(), y) for x, y in DataLoader(dataset, batch_size=16)]
+    optimizer = optizoo.create(name, model, lr=0.01)
+    plain, shifted = (find_lr(model, optimizer, entropy(by), batches, high=100.0) for by in (0.0, shift))
+    assert len(plain.losses) > 50
+    assert (shifted.lrs, shifted.suggestion, shifted.remark) == (plain.lrs, plain.suggestion, plain.remark)
+    assert plain.suggestion is not None
+    assert shifted.losses == pytest.approx([loss + shift for loss in plain.losses])
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.1, 100.0, 1e6])
+def test_a_scaled_loss_is_read_alike(scale: float):
+    """SGD undoes the factor by its rate: the sweep over rates divided by it is the same curve."""
+    model, dataset = classifier()
+    model.double()
+    batches = [(x.double(), y) for x, y in DataLoader(dataset, batch_size=16)]
+    sgd = optizoo.SGD(model.parameters(), lr=0.01)
+    plain = find_lr(model, sgd, entropy(), batches, high=100.0)
+    scaled = find_lr(model, sgd, entropy(scale=scale), batches, low=1e-6 / scale, high=100.0 / scale)
+    assert len(scaled.lrs) == len(plain.lrs)
+    assert plain.suggestion is not None
+    assert scaled.suggestion is not None
+    assert scaled.suggestion * scale == pytest.approx(plain.suggestion)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    ("dtype", "shift"), [(torch.float32, 0.0), (torch.float32, 1e3), (torch.float64, -2.0), (torch.float64, 1e3)]
+)
+def test_rates_far_below_all_limits_are_flat(name: str, shift: float, dtype: torch.dtype):
+    """A loss that falls in proportion to the rates has shown no curvature, and rounding is no fall."""
+    model = quadratic().to(dtype)
+    loss = lambda model, batch: bowl(model, batch) + shift  # noqa: E731
+    found = find_lr(model, optizoo.create(name, model, lr=1.0), loss, [None], low=1e-9, high=1e-7)
+    assert (len(found.losses), found.diverged, found.suggestion) == (100, False, None)
+    assert "raise high above 1e-07" in found.remark
 
 
 def test_a_sweep_that_ends_before_the_limit_says_so():

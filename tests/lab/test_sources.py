@@ -6,6 +6,7 @@ import logging
 import lzma
 import os
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable
 from hashlib import md5
@@ -18,6 +19,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from optizoo.lab import cache, sources
+from optizoo.lab.data import load
 from optizoo.lab.sources import Content, DataError, Source, find
 
 CLASSES = ("bird", "cat", "frog")
@@ -105,6 +107,19 @@ def test_an_archive_holds_what_its_folder_holds(images: Path, tmp_path: Path, na
     assert folder.digest() == packed.digest()
 
 
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", ".DS_Store", "Icon\r", "__MACOSX", "@eaDir"]
+)
+def test_what_desktops_leave_behind_is_left_out(images: Path, tmp_path: Path, name: str) -> None:
+    """Thumbnails, settings of folders and their like are no images, wherever they lie, in folder and archive."""
+    expected = Source("folder", images).decode()
+    within = "/0.jpg" if name in ("__MACOSX", "@eaDir") else ""
+    litter = {f"{place}{name}{within}": b"x" for place in ("", "train/", "test/cat/")}
+    write_folder(images, litter)
+    assert same(expected, find(images).decode())
+    assert same(expected, find(write_archive(tmp_path / "a.tar", files() | litter)).decode())
+
+
 def test_hidden_files_are_left_out(images: Path, tmp_path: Path) -> None:
     """Entries whose name starts with a dot, which desktops and archivers leave behind, are no part of the data."""
     hidden = {"train/.DS_Store": b"x", "train/cat/._0000.jpg": b"x", "train/.cache/0.jpg": b"x", "README.md": b"x"}
@@ -184,6 +199,76 @@ def test_changed_torchvision_files_are_refused(tmp_path: Path, monkeypatch: pyte
         find(tmp_path).decode()
 
 
+def pack(root: Path, name: str = sources.original.TORCHVISION_ARCHIVE, top: str = "") -> Path:
+    """Pack torchvision's folder below ``root`` as torchvision's archive has it, or below ``top``."""
+    with tarfile.open(root / name, "w:gz") as archive:
+        archive.add(root / sources.TORCHVISION_FOLDER, f"{top}{sources.TORCHVISION_FOLDER}")
+    return root / name
+
+
+@pytest.mark.parametrize(
+    ("meant", "top"),
+    [
+        pytest.param("cifar-10-batches-py", "", id="the folder itself"),
+        pytest.param("link", "", id="a link to it"),
+        pytest.param("cifar-10-python.tar.gz", "", id="the archive itself"),
+        pytest.param("cifar-10-python.tar.gz", "./", id="an archive that begins with a dot"),
+        pytest.param("mine.tgz", "", id="the archive by another name"),
+        pytest.param("..", "", id="a folder above"),
+        pytest.param("packed", "", id="a folder with the archive"),
+    ],
+)
+def test_torchvision_layout_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meant: str, top: str) -> None:
+    """Whatever surely means torchvision's files is read, and nothing is written beside them."""
+    root = tmp_path / "above" / "root"
+    expected = write_torchvision(root, monkeypatch)
+    if meant == "link":
+        (root / "link").symlink_to(root / sources.TORCHVISION_FOLDER)
+    elif meant == "packed":
+        (root / "packed").mkdir()
+        pack(root).rename(root / "packed" / sources.original.TORCHVISION_ARCHIVE)
+    elif meant.endswith("gz"):
+        pack(root, meant, top)
+    before = sorted(root.rglob("*"))
+    source = find(Path(os.path.normpath(root / meant)))
+    assert source.kind == "torchvision"
+    content, digest = cache.decoded(source, tmp_path / "cache")
+    assert torch.equal(content.train.images, torch.from_numpy(expected))
+    assert cache.decoded(source, tmp_path / "cache")[1] == digest
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_changed_archive_of_torchvision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The md5 sums hold for what is packed, and the message names the archive."""
+    write_torchvision(tmp_path, monkeypatch)
+    (tmp_path / sources.TORCHVISION_FOLDER / "data_batch_3").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"torchvision cannot read .*/cifar-10-python.tar.gz \(.*corrupted.*delete it"):
+        find(pack(tmp_path)).decode()
+
+
+@pytest.mark.parametrize("root", ["", "cifar-10-batches-py"], ids=["around", "the folder itself"])
+@pytest.mark.parametrize("damage", ["missing", "changed", "names", "empty", "gone", None])
+def test_download_repairs_a_damaged_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None, root: str
+) -> None:
+    """What is missing or changed comes back, here from the archive, which torchvision takes before the network."""
+    expected = write_torchvision(tmp_path, monkeypatch)
+    archive = pack(tmp_path)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.read_bytes()).hexdigest())
+    folder = tmp_path / sources.TORCHVISION_FOLDER
+    if damage in ("empty", "gone"):
+        shutil.rmtree(folder)
+    if damage == "empty":
+        folder.mkdir()
+    if damage == "missing":
+        (folder / "data_batch_2").unlink()
+    if damage in ("changed", "names"):
+        (folder / ("data_batch_2" if damage == "changed" else "batches.meta")).write_bytes(b"x")
+    data = load("cifar10", root=tmp_path / root, cache=tmp_path / "cache", validation=0, download=True)
+    assert len(data.train) == len(expected)
+    assert find(tmp_path).decode().digest() == data.digest
+
+
 @pytest.mark.parametrize(
     ("present", "expected"),
     [
@@ -194,6 +279,11 @@ def test_changed_torchvision_files_are_refused(tmp_path: Path, monkeypatch: pyte
         pytest.param(["train/", "deep/train/", "deep/test/", "a.tar"], ("folder", "deep"), id="then one folder down"),
         pytest.param(["train/", "notes.txt", "a.tar.xz"], ("archive", "a.tar.xz"), id="then an archive"),
         pytest.param(["a.tgz", "cifar-10-python.tar.gz"], ("archive", "a.tgz"), id="not torchvision's archive"),
+        pytest.param(["b/cifar-10-batches-py/", "a.tar"], ("archive", "a.tar"), id="before what is further down"),
+        pytest.param(["b/cifar-10-batches-py/", "c/"], ("torchvision", "b"), id="then torchvision's one folder down"),
+        pytest.param(
+            ["__MACOSX/train/", "__MACOSX/test/", "a/train/", "a/test/"], ("folder", "a"), id="not what archivers leave"
+        ),
     ],
 )
 def test_order_of_preference(tmp_path: Path, present: list[str], expected: tuple[str, str]) -> None:
@@ -216,6 +306,11 @@ def test_order_of_preference(tmp_path: Path, present: list[str], expected: tuple
         pytest.param(["a.tar", "b.tar.xz"], r"more than one image archive \(a.tar, b.tar.xz\)", id="two archives"),
         pytest.param(
             ["a/train/", "a/test/", "b/train/", "b/test/"], r"more than one image folder \(a, b\)", id="two folders"
+        ),
+        pytest.param(
+            ["a/cifar-10-batches-py/", "b/cifar-10-batches-py/"],
+            r"more than one folder with .* \(a, b\)",
+            id="two homes",
         ),
         pytest.param(["cifar-10-python.tar.gz"], "not unpacked: pass download=True", id="only torchvision's archive"),
     ],

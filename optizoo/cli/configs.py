@@ -1,0 +1,23 @@
+"""``optizoo configs``."""
+
+import argparse
+from pathlib import Path
+
+from optizoo.cli.errors import UsageError
+from optizoo.lab import shipped
+
+
+def configs(options: argparse.Namespace) -> int:
+    """Name the shipped configs, or write one out."""
+    if options.copy is None:
+        width = max(map(len, shipped.names()))
+        for name in shipped.names():
+            command, what = shipped.about(name)
+            print(f"{name:{width}}  {command:7}  {what}")
+        return 0
+    name, *more = options.copy
+    if len(more) > 1:
+        raise UsageError(f"--copy {' '.join(options.copy)}: give a name, and at most one path")
+    file = shipped.copy(name, Path(more[0] if more else "."))
+    print(f"{file}: edit it, then optizoo {shipped.about(name)[0]} {file}")
+    return 0

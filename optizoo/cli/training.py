@@ -1,0 +1,62 @@
+"""``optizoo train`` and ``optizoo compare``."""
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from optizoo.cli import arguments
+from optizoo.cli.errors import UsageError
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one model."""
+    arguments.require_lab()
+    from optizoo.lab import checkpoint, data, shipped
+    from optizoo.lab.config import digest, load_run
+    from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
+    from optizoo.lab.train import resolve_device
+
+    config = load_run(shipped.find(options.config), options.overrides)
+    folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
+    check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
+    resolve_device(config.train.device)
+    dataset = data.load(**asdict(config.data))
+    # What is written can be handed on: it does not tell where the data lie.
+    config = replace(config, data=replace(config.data, root=None, cache=None))
+    trained, place = train_in(
+        folder, config, dataset, resume=options.resume, fresh=options.fresh, progress=not options.no_progress
+    )
+    record, saved = place / RECORD, place / CHECKPOINT
+    result = trained.record.result
+    assert result is not None
+    if trained.status == "diverged":
+        kept = f"{saved} has the state before" if checkpoint.exists(saved) else "it had no checkpoint yet"
+        raise UsageError(
+            f"{record}: the run diverged after {result['steps']} steps, loss or weights are not finite: "
+            f"lower optimizer.lr = {config.optimizer.lr:g}; {kept}"
+        )
+    print(f"{trained.status} after {result['steps']} steps, {result['seconds']:.1f} s of training")
+    if result["final_loss"] is not None:
+        print(f"mean loss of the last epoch {result['final_loss']:.4f}")
+    for split in ("validation", "test"):
+        if result[f"{split}_accuracy"] is not None:
+            print(f"{split} accuracy {result[f'{split}_accuracy']:.2%}")
+    print(f"record: {record}")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare optimizers."""
+    arguments.require_lab()
+    arguments.import_matplotlib()
+    from optizoo.lab import shipped
+    from optizoo.lab.compare import compare as made
+    from optizoo.lab.config import load_compare
+
+    config = load_compare(shipped.find(options.config), options.overrides)
+    if options.fresh:
+        options.how_to_go_on = ": the same command without --fresh goes on from here"
+    result = made(config, options.out, progress=not options.no_progress, fresh=options.fresh)
+    print(result.table)
+    print(f"report: {result.folder / 'report.html'}")
+    return 0
