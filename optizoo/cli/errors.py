@@ -26,6 +26,7 @@ LAB_ERRORS = {
     "FolderError",
     "RecordError",
     "ShippedError",
+    "StorageError",
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory", re.IGNORECASE)
 

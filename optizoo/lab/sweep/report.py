@@ -5,15 +5,16 @@
 """
 
 import json
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from optizoo.lab import pictures, plots
-from optizoo.lab.config import digest, to_dict
-from optizoo.lab.folder import FolderError, write_json
+from optizoo.lab import files, pictures, plots
+from optizoo.lab.config import ConfigError, digest, to_dict
+from optizoo.lab.files import write_json
+from optizoo.lab.folder import FolderError, Kind, check, claim
 from optizoo.lab.pictures import Dots
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.records import TRIALS, RecordError
@@ -24,12 +25,23 @@ from optizoo.lab.sweep.spaces import Point
 from optizoo.lab.templates import inlined, render
 from optizoo.tables import text_table
 
-__all__ = ["CONFIG", "findings", "format_text", "prepare", "read", "write", "write_text"]
+__all__ = ["CONFIG", "SWEEP", "check", "findings", "format_text", "prepare", "read", "write"]
 
 CONFIG = "config.json"
 REPORT = "report.html"
 LEADERBOARD = "leaderboard.txt"
 NONE = "–"
+
+
+def _recognised(folder: Path) -> bool:
+    """Return whether a folder has the config of a sweep: another worker may be about to mark it."""
+    try:
+        return bool(load_sweep(folder / CONFIG).optimizers) and "tuning_seeds" in (folder / CONFIG).read_text("utf-8")
+    except ConfigError:
+        return False
+
+
+SWEEP = Kind("sweep", _recognised)
 
 
 def prepare(folder: Path, config: SweepConfig) -> None:
@@ -39,13 +51,12 @@ def prepare(folder: Path, config: SweepConfig) -> None:
         FolderError: It holds something else.
     """
     path = folder / CONFIG
+    claim(folder, SWEEP)
     if path.exists() and digest(load_sweep(path)) != digest(config):
         raise FolderError(f"{folder} holds a sweep with another config ({path}): give another folder with --out")
-    if folder.exists() and not path.exists() and any(folder.iterdir()):
-        raise FolderError(f"{folder} holds files but no sweep: give a new folder, or an empty one, with --out")
-    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json(path, to_dict(config))
+        # What is written can be handed on: it does not tell where the data lie.
+        write_json(path, to_dict(replace(config, data=replace(config.data, root=None, cache=None))))
 
 
 def read(folder: str | Path) -> Summary:
@@ -68,19 +79,9 @@ def write(folder: str | Path) -> Path:
     """Write the report of the sweep in a folder, and return the path of its page."""
     folder = Path(folder)
     summary = read(folder)
-    write_text(folder / LEADERBOARD, format_text(summary) + "\n")
-    write_text(folder / REPORT, _page(summary, _trials(folder)))
+    files.write(folder / LEADERBOARD, format_text(summary) + "\n")
+    files.write(folder / REPORT, _page(summary, _trials(folder)))
     return folder / REPORT
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def format_text(summary: Summary) -> str:

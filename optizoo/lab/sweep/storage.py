@@ -55,9 +55,9 @@ class Claim:
     number: int
 
 
-def embedded(folder: Path) -> str:
+def embedded(folder: Path) -> sqlalchemy.URL:
     """Return the URL of the storage in a folder: an SQLite file."""
-    return f"sqlite:///{folder / 'sweep.db'}"
+    return sqlalchemy.URL.create("sqlite", database=str(folder.absolute() / "sweep.db"))
 
 
 class Storage:
@@ -73,7 +73,9 @@ class Storage:
         StorageError: The storage cannot be reached, or holds another sweep of this name.
     """
 
-    def __init__(self, url: str, name: str, about: Mapping[str, Any], heartbeat: int = HEARTBEAT) -> None:
+    def __init__(
+        self, url: str | sqlalchemy.URL, name: str, about: Mapping[str, Any], heartbeat: int = HEARTBEAT
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.name, self.heartbeat = name, heartbeat
@@ -91,7 +93,7 @@ class Storage:
                 grace_period=3 * heartbeat,
             )
         except ImportError as error:
-            raise StorageError(f"--storage {url!r} needs a driver: pip install 'optizoo[sweep]' ({error})") from None
+            raise StorageError(f"--storage {url!r} needs a driver ({error}): pip install 'optizoo[sweep]'") from None
         except (SQLAlchemyError, StorageInternalError, ValueError) as error:
             reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
             shown = getattr(self, "shown", url)

@@ -22,16 +22,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from optizoo.lab import data
-from optizoo.lab.config import ConfigError, RunConfig, digest, to_dict
+from optizoo.lab.config import ConfigError, RunConfig, digest
 from optizoo.lab.data import Dataset, Split
-from optizoo.lab.folder import write_json
+from optizoo.lab.files import write
 from optizoo.lab.records import TRIALS
 from optizoo.lab.sweep import report
 from optizoo.lab.sweep.analysis import Trial, best_points, summarize, tuning_value
 from optizoo.lab.sweep.config import OptimizerSpace, SweepConfig
 from optizoo.lab.sweep.spaces import Point, suggest
 from optizoo.lab.sweep.storage import HEARTBEAT, Claim, Storage, embedded
-from optizoo.lab.train import Trained, resolve_device, train
+from optizoo.lab.train import Trained, populations, resolve_device, train, train_population
 
 __all__ = ["SweepResult", "sweep"]
 
@@ -80,11 +80,11 @@ def sweep(
         DataError: The data are missing or broken.
         StorageError: The storage cannot be reached, or holds a sweep of other data.
     """
-    device = resolve_device(config.train.device)
-    dataset = data.load(**asdict(config.data)).to(device)
-    _check_schedules(config, len(dataset.train))
     name = f"{config.name}-{digest(config)}"
     folder = Path("runs") / name if out is None else Path(out)
+    report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
+    dataset = data.load(**asdict(config.data)).to(resolve_device(config.train.device))
+    _check_schedules(config, len(dataset.train))
     report.prepare(folder, config)
     with closing(Storage(storage or embedded(folder), name, {"data": dataset.digest}, heartbeat)) as shared:
         worker = _Worker(config, shared, dataset, progress=progress)
@@ -93,8 +93,7 @@ def sweep(
         results = shared.results()
     trials = [run for key in worker.order() for run in results[key]["runs"]]
     lines = [json.dumps({"event": "trial", **trial}) + "\n" for trial in trials]
-    report.write_text(folder / TRIALS, "".join(lines))
-    write_json(folder / report.CONFIG, to_dict(replace(config, data=replace(config.data, root=None, cache=None))))
+    write(folder / TRIALS, "".join(lines))
     report.write(folder)
     return SweepResult(report.format_text(summarize(config, trials)), folder, trials)
 
@@ -203,8 +202,14 @@ class _Worker:
 
 
 def _train_all(configs: Sequence[RunConfig], dataset: Dataset) -> list[Trained]:
-    """Train runs that share their batches."""
-    return [train(config, dataset, progress=False) for config in configs]
+    """Train runs, side by side where they may be."""
+    found: dict[int, Trained] = {}
+    for group in populations(configs):
+        runs = [configs[index] for index in group]
+        alone = len(group) == 1
+        done = [train(runs[0], dataset, progress=False)] if alone else train_population(runs, dataset, progress=False)
+        found |= zip(group, done, strict=True)
+    return [found[index] for index in range(len(configs))]
 
 
 def _parts(key: Key) -> tuple[str, int]:
