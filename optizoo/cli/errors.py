@@ -27,6 +27,7 @@ LAB_ERRORS = {
     "ProcessError",
     "RecordError",
     "ShippedError",
+    "StorageError",
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory", re.IGNORECASE)
 

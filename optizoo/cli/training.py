@@ -22,7 +22,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, group: "Group") -> int:
-    from optizoo.lab import checkpoint, data, shipped
+    from optizoo.lab import checkpoint, data, limits, shipped
     from optizoo.lab.config import digest, load_run
     from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
     from optizoo.lab.train import resolve_device
@@ -32,9 +32,10 @@ def _train(options: argparse.Namespace, group: "Group") -> int:
     folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
     if not group.rank:
         check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
-    resolve_device(config.train.device)
+    device = resolve_device(config.train.device)
     with group.first_before_others():
         dataset = data.load(**asdict(config.data))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     if group.rank:

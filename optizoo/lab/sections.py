@@ -248,8 +248,9 @@ class ModelConfig(Section):
                 f"= {self.dropout!r}; the linear model has no dropout: remove it, or set name = 'two_layer'",
                 key="dropout",
             )
+        small = {"hidden": 1} if self.name == "two_layer" else {}  # whether a large one fits, a run asks
         try:
-            models.create(self.name, seed=0, inputs=1, classes=1, **self.options)
+            models.create(self.name, seed=0, inputs=1, classes=1, **self.options | small)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
 
