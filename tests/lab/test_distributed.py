@@ -64,6 +64,14 @@ class Processes:
         for process in self.both:
             process.start()
 
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.both:
+            process.kill()
+            process.join()
+
     def ended(self) -> tuple[list[int | None], str]:
         """Return their statuses when they have ended, and what they said."""
         for process in self.both:
@@ -73,7 +81,7 @@ class Processes:
     def wait_for(self, record: Path, epochs: int) -> None:
         """Wait until a record has so many epochs."""
         for _ in range(2400):
-            if record.exists() and len(Record.read(record).epochs) >= epochs:
+            if record.exists() and record.read_text(encoding="utf-8").count('"event": "epoch"') >= epochs:
                 return
             assert all(process.is_alive() for process in self.both), self.ended()
             time.sleep(0.05)
@@ -111,7 +119,8 @@ def command(*arguments: str) -> int:
 
 def test_two_processes_are_one_with_the_batches_of_both(tmp_path: Path):
     """Losses, weights and records equal those of one process, every image counted once, also in the last batch."""
-    statuses, said = Processes(train_all, tmp_path / "runs.pt", log=tmp_path / "log").ended()
+    with Processes(train_all, tmp_path / "runs.pt", log=tmp_path / "log") as both:
+        statuses, said = both.ended()
     assert statuses == [0, 0], said
     for name, (losses, weights, epochs, status) in torch.load(tmp_path / "runs.pt", weights_only=True).items():
         if name == "scaled":
@@ -159,17 +168,18 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on(tmp_path: Pat
     (tmp_path / "run.toml").write_text(RUN, encoding="utf-8")
     record = tmp_path / "out" / "record.jsonl"
     arguments = ("train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), "--no-progress")
-    killed = Processes(command, *arguments, log=tmp_path / "log")
-    killed.wait_for(record, epochs=2)
-    killed.both[1].kill()
-    statuses, said = killed.ended()
+    with Processes(command, *arguments, log=tmp_path / "log") as killed:
+        killed.wait_for(record, epochs=2)
+        killed.both[1].kill()
+        statuses, said = killed.ended()
     assert statuses == [2, -signal.SIGKILL]
     assert re.fullmatch(r"(optizoo: )?error: another process of this run has ended .* --resume .*\n", said), said
 
-    again = Processes(command, *arguments, "--resume", log=tmp_path / "log")
-    again.wait_for(record, epochs=len(Record.read(record).epochs) + 2)
-    again.both[0].terminate()
-    statuses, said = again.ended()
+    before = len(Record.read(record).epochs)
+    with Processes(command, *arguments, "--resume", log=tmp_path / "log") as again:
+        again.wait_for(record, epochs=before + 2)
+        again.both[0].terminate()
+        statuses, said = again.ended()
     assert set(statuses) <= {1, 143}
     assert len(said.splitlines()) == 1, said
     found = Record.read(record)
@@ -181,7 +191,8 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on(tmp_path: Pat
 def test_mistake_is_told_once(tmp_path: Path):
     """What is wrong with a config is said by one process; all end."""
     (tmp_path / "run.toml").write_text(RUN.replace("epochs", "epoch"), encoding="utf-8")
-    statuses, said = Processes(command, "train", str(tmp_path / "run.toml"), log=tmp_path / "log").ended()
+    with Processes(command, "train", str(tmp_path / "run.toml"), log=tmp_path / "log") as both:
+        statuses, said = both.ended()
     assert set(statuses) == {1, 2}
     assert len(said.splitlines()) == 1, said
     assert "did you mean 'epochs'?" in said
