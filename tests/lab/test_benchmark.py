@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from optizoo.lab.benchmark import PictureSet, epoch_benchmark, format_epochs, keep_comparison
+from optizoo.lab.benchmark import (
+    PictureSet,
+    epoch_benchmark,
+    format_epochs,
+    format_populations,
+    keep_comparison,
+    population_benchmark,
+)
 from optizoo.lab.compare import compare
 from optizoo.lab.config import compare_from_dict
 from optizoo.lab.data import load, normalise
@@ -66,3 +73,12 @@ def test_a_kept_comparison_has_results_but_no_runs(tmp_path):
     assert {"table.txt", "config.json", "environment.json", "results.jsonl", "training_loss.png"} <= kept
     assert "cells" not in kept
     assert (tmp_path / "kept" / "table.txt").read_text(encoding="utf-8").strip() == result.table
+
+
+def test_populations_are_timed_beside_runs_alone(dataset):
+    """A row has the seconds of all runs on both sides, and how many times longer they take one after the other."""
+    result = population_benchmark(dataset, models=["linear"], runs=6, repeats=1, batch_size=32, device="cpu")
+    (row,) = result["rows"]
+    assert (row["model"], result["runs"]) == ("linear", 6)
+    assert row["alone_over_together"] == row["alone_s"] / row["together_s"] > 0
+    assert "one by one / together" in format_populations(result)
