@@ -55,7 +55,7 @@ def test_a_run_begun_anew_that_is_interrupted(before: dict[Path, bytes], config:
     """An interrupted new run goes on with ``--resume``, and takes the place of the old one when it has ended."""
     anew = ["train", str(config), "--out", "here", "--optimizer.lr", "0.01"]
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(6))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(6))
         assert cli.main([*anew, "--fresh"]) == 130
     assert kept(before)
     assert cli.main([*anew, "--resume"]) == 0

@@ -70,11 +70,11 @@ def test_equations_look_the_same_for_everybody():
 
 IMPORT = """
 import os, sys
-from optizoo import cli
+from optizoo.cli import arguments
 for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "mpl_toolkits")]:
     del sys.modules[name]
 os.environ.pop("MATPLOTLIBRC", None)
-cli._import_matplotlib()
+arguments.import_matplotlib()
 import matplotlib
 print(os.environ["MPLBACKEND"], os.environ.get("MATPLOTLIBRC"), os.getcwd())
 """
