@@ -80,6 +80,10 @@ class Twin(TypedDict, total=False):
     max_param_difference: Annotated[
         float | None, "largest difference of a parameter at the end; `null` where it is not finite"
     ]
+    loops_identical: Annotated[
+        bool, "whether the loops of both, run beside them, made the same steps, bit for bit; where other backends ran"
+    ]
+    loops_steps: Annotated[int, "updates of these loops"]
 
 
 class Trial(TypedDict, total=False):
