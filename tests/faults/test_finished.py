@@ -169,6 +169,17 @@ def test_an_experiment_with_other_options():
 
 
 @pytest.mark.usefixtures("config", "unpainted")
+def test_an_experiment_whose_record_is_damaged(told: Told, monkeypatch: pytest.MonkeyPatch):
+    """A record that cannot be read is told before the experiment is run, and left alone."""
+    assert cli.main([*FORMS, "6"]) == 0
+    Path("here/momentum_forms.jsonl").write_text("mine\n", encoding="utf-8")
+    before = contents(Path("here"))
+    monkeypatch.setattr(experiments.load("momentum_forms"), "compute", fail)
+    assert "here/momentum_forms.jsonl, line 1: is not JSON" in told(*FORMS, "6")
+    assert contents(Path("here")) == before
+
+
+@pytest.mark.usefixtures("config", "unpainted")
 def test_two_experiments_in_one_folder():
     """Each experiment has its own page; ``report.html`` is that of the last."""
     assert cli.main([*FORMS, "6"]) == 0

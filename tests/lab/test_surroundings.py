@@ -111,6 +111,8 @@ def test_home_in_variables(home: Path, monkeypatch: pytest.MonkeyPatch):
     """So it is in the environment's paths of images and cache, and in those that a caller gives."""
     monkeypatch.setenv("OPTIZOO_DATA", "~/images")
     assert f"{home / 'images'} does not exist" in str(missing_data())
+    monkeypatch.setenv("OPTIZOO_DATA", "~nobody-of-this-name/images")
+    assert "~nobody-of-this-name/images does not exist" in str(missing_data())
     monkeypatch.setenv("OPTIZOO_CACHE", "~/cache")
     assert cache_folder() == home / "cache"
     assert cache.folder() == home / "cache"
