@@ -32,7 +32,6 @@ from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import data, limits, report
 from optizoo.lab.config import (
     CompareConfig,
-    ConfigError,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
@@ -121,8 +120,8 @@ def compare(
     config = replace(config, data=replace(config.data, root=None, cache=None))
     pairs = list(_pairs(config))
     dataset = data.load(**dataset_options).to(device)
+    # All that is wrong shows before there is a folder.
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
-    _check_schedules(config, len(dataset.train))  # all that is wrong shows before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _prepare(folder, config, fresh=fresh)
@@ -234,15 +233,6 @@ def _prepare(folder: Path, config: CompareConfig, *, fresh: bool) -> None:
         write_json(path, to_dict(config))
     if fresh or not (folder / ENVIRONMENT).exists():
         write_json(folder / ENVIRONMENT, environment(resolve_device(config.train.device)))
-
-
-def _check_schedules(config: CompareConfig, images: int) -> None:
-    """Raise before the first run if a schedule does not fit the length of the runs."""
-    for index, schedule in enumerate(config.schedules):
-        try:
-            schedule.build(config.train.total_steps(images))
-        except ConfigError as error:
-            raise error.inside(f"schedules[{index}]") from None
 
 
 @contextmanager
