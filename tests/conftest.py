@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from optizoo.testing.pairwise import pairwise
+from tests.zoo import FAMILIES
 
 
 def pytest_configure() -> None:
@@ -34,34 +35,57 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what this machine or this call cannot run, and say why."""
-    if not config.getoption("--slow"):
-        for item in beyond_thin(items):
-            item.add_marker(pytest.mark.slow)
+    """Leave out what this call does not ask for; skip what this machine cannot run, and say why."""
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is visible"))
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(pytest.mark.skip(reason="one of many cases, or a long one; run pytest --slow"))
+    if not config.getoption("--slow"):
+        for beyond in (beyond_families, beyond_thin):
+            for item in beyond(items):
+                item.add_marker(pytest.mark.slow)
+        config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
+        items[:] = [item for item in items if "slow" not in item.keywords]
+
+
+def beyond_families(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the cases of tests marked ``families`` that are left to ``--slow``.
+
+    Of optimizers that are not in ``tests.zoo.FAMILIES`` the first case stays.
+    """
+    seen, beyond = set(), []
+    for item in _with_cases_left(items, "families"):
+        name = item.callspec.params["name"]  # pyright: ignore[reportAttributeAccessIssue]
+        case = _test(item), name
+        if name not in FAMILIES and case in seen:
+            beyond.append(item)
+        seen.add(case)
+    return beyond
+
+
+def _with_cases_left(items: list[pytest.Item], mark: str) -> list[pytest.Item]:
+    """Return the cases with a mark; those that are slow already do not count, and on a GPU all run."""
+    return [item for item in items if mark in item.keywords and not {"slow", "gpu"} & item.keywords.keys()]
 
 
 def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the cases of tests marked ``thin`` that are left to ``--slow``.
 
     Of a test with one or two parameters enough cases stay that each value stands in one, and with three or more that
-    each pair of values does. ``thin(every=n)`` leaves one value in n of the longest parameter. Parameters that are
-    given together count as one. Cases that are slow already do not count, and on a GPU all run.
+    each pair of values does. ``thin(every=n)`` leaves one value in n of the longest parameter; ``thin(times=n)`` leaves
+    n cases of each of its values, with the combinations of the others in turn. Parameters that are given together count
+    as one. Cases that are slow already do not count, and on a GPU all run.
     """
-    thin = [item for item in items if "thin" in item.keywords and not {"slow", "gpu"} & item.keywords.keys()]
-    beyond = []
+    thin, beyond = _with_cases_left(items, "thin"), []
     for _, group in itertools.groupby(sorted(thin, key=_test), _test):
         cases = [*group]
         rows = _ranks([case.callspec.params for case in cases])  # pyright: ignore[reportAttributeAccessIssue]
         mark = cases[0].get_closest_marker("thin")
-        every = mark.kwargs.get("every", 1) if mark else 1
+        every, times = (mark.kwargs.get(name) for name in ("every", "times")) if mark else (None, None)
         longest, *others = sorted(rows[0], key=lambda name: -max(row[name] for row in rows))
-        kept = [row for row in rows if row[longest] % every == 0]
-        if len(others) > 1:
+        kept = [row for row in rows if row[longest] % (every or 1) == 0]
+        if times:
+            kept = _in_turn(kept, longest, times)
+        elif len(others) > 1:
             kept = pairwise(kept)
         elif others:
             count = 1 + max(row[others[0]] for row in rows)
@@ -69,6 +93,16 @@ def beyond_thin(items: list[pytest.Item]) -> list[pytest.Item]:
             kept = [row for row in kept if turns[row[longest]] % count == row[others[0]]]
         beyond += [case for case, row in zip(cases, rows, strict=True) if row not in kept]
     return beyond
+
+
+def _in_turn(rows: list[dict[str, int]], longest: str, times: int) -> list[dict[str, int]]:
+    """Return so many of the rows that each value of the longest parameter stands in some, beside others each time."""
+    kept, start = [], 0
+    for _, group in itertools.groupby(sorted(rows, key=lambda row: row[longest]), lambda row: row[longest]):
+        turn = [*group]
+        kept += [turn[(start + index) % len(turn)] for index in range(min(times, len(turn)))]
+        start += times
+    return kept
 
 
 def _test(item: pytest.Item) -> str:

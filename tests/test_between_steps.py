@@ -355,7 +355,7 @@ EXCHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.thin
+@pytest.mark.thin(times=3)
 @pytest.mark.parametrize("foreach", [None, True], ids=["fused", "foreach"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.__name__)

@@ -378,11 +378,11 @@ def test_a_native_mistake_at_a_kink_is_wrong():
     ("mistake", "verdict"),
     [
         pytest.param(lambda g, x: -right(g, x), "wrong", id="sign"),
-        pytest.param(lambda g, x: 2 * right(g, x), "wrong", id="factor 2"),
-        pytest.param(lambda g, x: right(g, x) / len(x), "wrong", id="mean twice"),
+        pytest.param(lambda g, x: 2 * right(g, x), "wrong", id="factor 2", marks=pytest.mark.slow),
+        pytest.param(lambda g, x: right(g, x) / len(x), "wrong", id="mean twice", marks=pytest.mark.slow),
         pytest.param(lambda g, x: right(g, x).roll(1, -1), "wrong", id="off by one"),
-        pytest.param(lambda g, x: right(g, x).flip(0), "wrong", id="images exchanged"),
-        pytest.param(lambda g, x: g, "wrong", id="mask forgotten"),
+        pytest.param(lambda g, x: right(g, x).flip(0), "wrong", id="images exchanged", marks=pytest.mark.slow),
+        pytest.param(lambda g, x: g, "wrong", id="mask forgotten", marks=pytest.mark.slow),
         pytest.param(
             lambda g, x: torch.cat([1.5 * right(g, x)[:, :1], right(g, x)[:, 1:]], dim=1), "wrong", id="one unit"
         ),

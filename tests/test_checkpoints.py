@@ -53,6 +53,7 @@ def test_exchange_with_torch(name, options, direction):
     assert ours == theirs
 
 
+@pytest.mark.families
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
 def test_resume(name, options):
     """Saved, loaded into a fresh optimizer and continued, every option gives the bits of the run without a break."""

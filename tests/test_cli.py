@@ -229,7 +229,12 @@ def test_train_writes_a_run_folder(config: Path, capsys: pytest.CaptureFixture[s
     )
     folder = only_folder()
     assert folder.name.startswith("tiny-")
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "config.json", "record.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".optizoo",
+        "checkpoint.pt",
+        "config.json",
+        "record.jsonl",
+    ]
     resolved = load_run(folder / "config.json")
     assert resolved.train.epochs == 1
     assert resolved.optimizer.options == {"betas": (0.5, 0.9)}
@@ -255,7 +260,7 @@ def test_train_keeps_what_it_cannot_go_on_with(config: Path, capsys: pytest.Capt
     """Another config is refused before anything in the folder changes."""
     assert cli.main(["train", str(config), "--out", "here"]) == 0
     before = {path: path.read_bytes() for path in Path("here").iterdir()}
-    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.epochs", "7"]) == 2
+    assert cli.main(["train", str(config), "--out", "here", "--resume", "--train.batch_size", "7"]) == 2
     assert "holds a run with another config" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("here").iterdir()} == before
 
@@ -463,7 +468,7 @@ def test_misused_commands_print_usage(capsys: pytest.CaptureFixture[str], argume
 
 def test_debug_shows_the_traceback(config: Path):
     """With ``--debug`` the error itself comes out."""
-    with pytest.raises(ValueError, match="must be an integer"):
+    with pytest.raises(ValueError, match="must be greater than or equal to 1"):
         cli.main(["train", "--debug", str(config), "--train.epochs", "-3"])
 
 

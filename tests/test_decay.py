@@ -297,7 +297,7 @@ def test_a_largest_rate_that_is_missing():
         step_once(warm, param, 0.0)
 
 
-@pytest.mark.thin
+@pytest.mark.thin(times=2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", DECAYING)
@@ -333,6 +333,7 @@ def test_soft_threshold_of_special_numbers(backend, dtype):
     assert not param.detach()[2:7].signbit().any()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", DECAYING)
 def test_exact_zeros_are_reached_and_stay(name, backend):
@@ -369,7 +370,7 @@ centres = st.floats(-3.0, 3.0)
 strengths = st.floats(0.0, 2.0)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(curvatures, centres), min_size=1, max_size=8),
     strengths,

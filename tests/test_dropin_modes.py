@@ -29,6 +29,7 @@ def trained(make, name, options):
     return model, optimizer
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("how", HOW.values(), ids=list(HOW))
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_on_meta(name, options, how):
@@ -47,6 +48,7 @@ def test_on_meta(name, options, how):
     assert all(store["step"] == 4 for store in ours.state.values() if "step" in store)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("how", HOW.values(), ids=list(HOW))
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_with_fake_tensors(name, options, how):

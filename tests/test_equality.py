@@ -23,6 +23,7 @@ from optizoo.zoo import optimizer_class
 from tests.zoo import COMBINATIONS, FEW_STEPS, WITH_TWIN, case_id, in_types
 
 
+@pytest.mark.families
 @pytest.mark.parametrize(("name", "options", "dtype"), in_types(WITH_TWIN, DTYPES))
 def test_bit_equal_to_torch(name, options, dtype, request):
     """After every step, parameters and states of loop and foreach are those of torch's loop, bit for bit.
@@ -46,6 +47,7 @@ def test_bit_equal_to_torch(name, options, dtype, request):
         assert result.torch_nan == 0 or options.get("centered")
 
 
+@pytest.mark.families
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
 def test_equal_to_the_textbook(name, options, pytestconfig):
     """Every option computes what the formulas of the papers give: the same displacement in float64 (tier T2)."""

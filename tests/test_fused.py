@@ -55,6 +55,7 @@ def exact_roots(monkeypatch):
 EXECUTIONS = ({"foreach": None}, {"foreach": False})  # a kernel wherever there is one, and the loop
 
 
+@pytest.mark.families
 @pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=ids)
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
@@ -177,6 +178,7 @@ def test_conversion_of_16_bits_is_exact(dtype):
     assert bool(((written == expected) | (written.isnan() & expected.isnan())).all())
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=ids)
 @pytest.mark.parametrize(("name", "options"), FEW)
 def test_16_bits_compute_in_float32(name, options, dtype):

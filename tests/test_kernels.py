@@ -819,7 +819,7 @@ def test_a_proof_that_fails_itself(world, monkeypatch, error):
     with monkeypatch.context() as patch:
         patch.setattr(proof, "objection", fails)
         for _ in range(2):
-            with pytest.raises(build.BuildError, match="cannot be proven .*as it may"):
+            with pytest.raises(build.BuildError, match=r"cannot be proven .*as it may"):
                 fused.kernel_for(PROGRAMS["amsgrad"], SINGLE, SINGLE)
     calls = world.calls()
     fused.kernel_for(PROGRAMS["amsgrad"], HALF, SINGLE)

@@ -17,6 +17,7 @@ PACKAGE = Path(optizoo.__file__).parent
 FLOORS = {
     "schedules": 0,
     "tables": 0,
+    "streams": 0,
     "core.names": -2,
     "core.master": -1,
     "core.checks": -1,

@@ -53,6 +53,7 @@ def assert_same_path(wide: torch.optim.Optimizer, narrow: torch.optim.Optimizer)
             assert torch.equal(narrow.state[param][state], value), state
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("foreach", [False, None], ids=["loop", "default"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_path_of_float32_to_the_bit(name, foreach):

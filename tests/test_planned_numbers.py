@@ -363,7 +363,7 @@ def differs(kind: str, exchange: Callable[..., None], **options: Any) -> str | N
     return None
 
 
-@pytest.mark.thin
+@pytest.mark.thin(times=4)
 @pytest.mark.parametrize("foreach", [None, True], ids=["fused", "foreach"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.__name__)

@@ -91,7 +91,9 @@ def test_a_new_optimizer_is_verified(compass):
 
     Tensors among the options arrive there, and the folders of new pages are known.
     """
-    cases = [(name, options) for name, options in option_combinations(pairs=True) if name in ("compass", "rprop")]
+    tried = option_combinations(pairs=True)
+    cases = [case for name in ("compass", "rprop") for case in [case for case in tried if case[0] == name][-2:]]
+    assert any(torch.is_tensor(value) for _, options in cases for value in options.values())
     here, apart = (list(verify([torch.float64], steps=4, combinations=cases, jobs=jobs)) for jobs in (1, 2))
     assert {(result.optimizer, result.backend) for result in here} >= {("compass", "loop"), ("compass", "foreach")}
     assert [result.message for result in here if not result.passed] == []

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor invaria
 
 SEQUENCES = int(os.environ.get("OPTIZOO_FUZZ", "0"))
 SETTINGS = settings(
-    max_examples=SEQUENCES or 60,
+    max_examples=SEQUENCES or 40,
     stateful_step_count=20,
     derandomize=not SEQUENCES,
     deadline=None,

@@ -15,7 +15,7 @@ from optizoo.testing.streams import gradients, make_params
 from optizoo.testing.ulp import identical
 from optizoo.testing.verify import Result, as_json, format_table, verify
 from optizoo.zoo import optimizer_class
-from tests.zoo import FEW, FEW_STEPS
+from tests.zoo import FAMILIES, FEW, FEW_STEPS
 
 FEW_WITH_TWIN = [case for case in FEW if has_torch_twin(case.values[0], **case.values[1])]  # pyright: ignore
 
@@ -40,6 +40,7 @@ def test_a_mutant_fails_for_its_mistake_alone(mutant):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:eps = 1e-\\d+ is 0 in torch.float16")  # it does, and is meant here
 @pytest.mark.parametrize(("tier", "missed"), [("T2", 0), ("T3", 4), ("T4", 47)])
 def test_how_many_mutants_a_tier_sees(tier, missed, pytestconfig):
@@ -84,6 +85,7 @@ def test_a_mutant_leaves_what_its_rule_calls():
     )
 
 
+@pytest.mark.families
 @pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
 def test_a_textbook_rewrite_is_accepted(name, options):
     """The papers' formulas, rounded in other places, pass the default tiers against torch, but not bitwise."""
@@ -521,9 +523,13 @@ def test_verify_reports_a_failure(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_verify_compares_numbers(dtype, pytestconfig):
-    """In every type nearly all that verify compares is finite: equal NaNs would prove nothing."""
-    combinations = [(name, {}) for name in optizoo.list_optimizers()]
-    steps = 100 if pytestconfig.getoption("--slow") else 2 * FEW_STEPS
+    """In every type nearly all that verify compares is finite: equal NaNs would prove nothing.
+
+    Without ``--slow`` only of one optimizer of each kind.
+    """
+    whole = pytestconfig.getoption("--slow")
+    combinations = [(name, {}) for name in optizoo.list_optimizers() if whole or name in FAMILIES]
+    steps = 100 if whole else 2 * FEW_STEPS
     results = list(verify([dtype], steps=steps, combinations=combinations))
     assert min(result.finite for result in results) > 0.99
 

@@ -798,15 +798,15 @@ def tried(
     return said[0], said[1], sum(counts)
 
 
-PROVEN: list[tuple[str, torch.dtype, torch.dtype, dict[str, bool]]] = [
+PROVEN: list[Any] = [
     ("adam-amsgrad", torch.float32, torch.float32, {}),
-    ("adam", torch.float64, torch.float64, {"on_device": True}),
+    pytest.param(*("adam", torch.float64, torch.float64, {"on_device": True}), marks=pytest.mark.slow),
     ("adam", torch.float16, torch.float32, {"scaled": True}),
-    ("rmsprop-centered-momentum", torch.float32, torch.float16, {}),
-    ("rprop", torch.float32, torch.float32, {}),
+    pytest.param(*("rmsprop-centered-momentum", torch.float32, torch.float16, {}), marks=pytest.mark.slow),
+    pytest.param(*("rprop", torch.float32, torch.float32, {}), marks=pytest.mark.slow),
     ("momentum-first", torch.float32, torch.float64, {"on_device": True, "scaled": True}),
-    ("adam-net", torch.float64, torch.float16, {}),
-    ("largest", torch.float32, torch.float32, {}),
+    pytest.param(*("adam-net", torch.float64, torch.float16, {}), marks=pytest.mark.slow),
+    pytest.param(*("largest", torch.float32, torch.float32, {}), marks=pytest.mark.slow),
     ("chained", torch.float64, torch.float64, {"on_device": True}),
     ("summed", torch.float16, torch.float32, {"scaled": True}),
 ]
@@ -963,9 +963,17 @@ def compiled(kernel: fused_cuda.Kernel, name: str, scalars: dict[str, str], *, a
 
 
 @needs_triton
-@pytest.mark.thin
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-@pytest.mark.parametrize("in_rows", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "in_rows"),
+    [
+        ("float32", True),
+        ("bfloat16", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("float32", False), ("float64", True), ("float64", False), ("float16", True)]
+        ),
+    ],
+)
 def test_machine_code_of_reductions(monkeypatch, tmp_path, dtype, in_rows):
     """For an H100, what reduces tensors compiles, is as wide as what updates them, and has nothing atomic."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -378,6 +378,7 @@ def steps_alike(name: str, option: str, value: Any, expected: Any) -> None:
         assert_same_state(ours, theirs)
 
 
+@pytest.mark.thin(times=3)
 @pytest.mark.parametrize("kind", NUMBERS)
 @pytest.mark.parametrize(
     ("name", "option"),

@@ -91,6 +91,14 @@ FEW = [
 """One case for each rule, for promises that do not depend on the options."""
 
 
+FAMILIES = frozenset(
+    ("sgd", "rmsprop", "adam", "nadam", "asgd", "lamb", "adafactor", "muon", "schedulefreeadamw", "prodigy")
+)
+"""One optimizer of each kind of rule: with one state, with a root, with two moments, with running numbers from the step
+and of its own, with sums over a tensor, with rows and columns, with matrices, with a second point, with sums over the
+model. Tests marked ``families`` try every case of these, and one of each other, without ``--slow``."""
+
+
 FEW_STEPS = 20
 """In so many steps a tier rejects every mutant that it rejects at all (``tests/test_testing_kit.py``)."""
 

@@ -75,9 +75,9 @@ def cache_folder() -> Path:
         RuntimeError: There is no home folder.
     """
     if named := os.environ.get("OPTIZOO_CACHE"):
-        return Path(named)
+        return Path(named).expanduser()
     if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named) / "optizoo"
+        return Path(named).expanduser() / "optizoo"
     return Path.home() / ".cache" / "optizoo"
 
 

@@ -4,11 +4,12 @@ Mistakes of the user end with one line on stderr and status 2; ``--debug`` shows
 imported when it is run, so help and names come at once, and what needs the extra ``lab`` stands in no other's way.
 """
 
-import os
+import argparse
 import signal
 import sys
 from collections.abc import Sequence
 
+from optizoo import streams
 from optizoo.cli.errors import UsageError, is_users, told
 from optizoo.cli.parser import command_line
 
@@ -28,25 +29,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    parser = command_line()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and not hasattr(options, "config"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.overrides = rest
+    streams.prepare()
+    options = argparse.Namespace(debug=False, how_to_go_on="")
     try:
-        return options.run(options)
+        options = _parsed(arguments)
+        status = options.run(options)
+        streams.flush()
+        return status
     except KeyboardInterrupt:
-        print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+        streams.tell(f"interrupted{options.how_to_go_on}")
         return 128 + signal.SIGINT
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
-            print(f"interrupted{options.how_to_go_on}", file=sys.stderr)
+            streams.tell(f"interrupted{options.how_to_go_on}")
         raise
     except BrokenPipeError:  # whoever read the output has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit
+        streams.silence(sys.stdout)
         return 128 + signal.SIGPIPE
     except Exception as error:
         if options.debug or not is_users(error):
             raise
-        print(f"error: {told(error)}", file=sys.stderr)
+        streams.tell(f"error: {told(error)}")
         return 2
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+        if rest and not hasattr(options, "config"):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    except SystemExit:  # the help was printed
+        streams.flush()
+        raise
+    options.overrides = rest
+    return options

@@ -1,8 +1,10 @@
 """What several commands ask of their arguments, before anything is begun."""
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Collection, Sequence
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from optizoo.core.names import did_you_mean
 if TYPE_CHECKING:
     import torch
 
-LAB = ("jinja2", "matplotlib", "numpy", "PIL", "torchvision", "tqdm")
+LAB = ("jinja2", "matplotlib", "numpy", "PIL", "pydantic", "torchvision", "tqdm")
 
 
 def require_lab() -> None:
@@ -20,6 +22,23 @@ def require_lab() -> None:
     missing = [name for name in LAB if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"the lab needs {', '.join(missing)} too: pip install 'optizoo[lab]'")
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib without the settings of others, which may name what is not here: a notebook's, a user's."""
+    ours = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        # A matplotlibrc of the current folder comes before all others.
+        with chdir(Path(__file__).parent) if os.path.exists("matplotlibrc") else nullcontext():
+            importlib.import_module("matplotlib")
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def dtypes(names: Sequence[str]) -> "list[torch.dtype]":
@@ -65,7 +84,7 @@ def check_file(file: Path | None) -> None:
     if file is None:
         return
     target = file.resolve() if file.is_symlink() and not file.exists() else file  # what writing would make
-    if not target.parent.is_dir():
+    if not target.exists() and not target.parent.is_dir():
         raise UsageError(f"--json {file} cannot be written: make its folder {target.parent} first")
     if target.is_dir():
         raise UsageError(f"--json {file} cannot be written: it is a folder; give a file in it")

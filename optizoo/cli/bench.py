@@ -12,6 +12,7 @@ def step(options: argparse.Namespace) -> int:
     """Time one step of every optimizer."""
     arguments.require_lab()
     from optizoo.lab import step_benchmark as bench
+    from optizoo.lab.files import is_stream
     from optizoo.testing import has_torch_twin
 
     if options.references:
@@ -26,7 +27,7 @@ def step(options: argparse.Namespace) -> int:
         )
     device = arguments.device(options.device)
     arguments.check_file(options.json)
-    if options.json is not None:
+    if options.json is not None and not is_stream(options.json):
         options.how_to_go_on = f": {options.json} has the cells that were finished"
     record = bench.step_benchmark(
         optimizers=optimizers or bench.OPTIMIZERS,
@@ -72,7 +73,7 @@ def epoch(options: argparse.Namespace) -> int:
     arguments.require_lab()
     from optizoo.lab import data
     from optizoo.lab.benchmark import epoch_benchmark, format_epochs
-    from optizoo.lab.folder import write_json
+    from optizoo.lab.files import write_json
     from optizoo.lab.models import list_models
 
     models = arguments.chosen("--model", options.model, list_models()) or ["linear"]

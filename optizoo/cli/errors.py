@@ -3,6 +3,8 @@
 import errno
 import re
 
+from optizoo import streams
+
 REMEDIES = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room in your quota",
@@ -22,8 +24,10 @@ LAB_ERRORS = {
     "DataError",
     "ExperimentError",
     "FolderError",
+    "ProcessError",
     "RecordError",
     "ShippedError",
+    "StorageError",
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory", re.IGNORECASE)
 
@@ -43,6 +47,8 @@ def is_users(error: Exception) -> bool:
 
 def told(error: Exception) -> str:
     """Return what is wrong and what to do, in one line."""
+    if isinstance(error, OSError) and error.filename is None:
+        error = streams.named(error)
     message = str(error)
     if _lacks_memory(error):
         message = (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from optizoo.cli import arguments
 from optizoo.cli.errors import UsageError
+from optizoo.cli.parser import path
 from optizoo.core.names import did_you_mean
 
 
@@ -26,14 +27,15 @@ def lab(options: argparse.Namespace) -> int:
     if options.what not in (*words, *EXPERIMENTS):
         raise UsageError(f"unknown experiment {options.what!r}: {did_you_mean(options.what, [*EXPERIMENTS, *words])}")
     arguments.require_lab()
+    arguments.import_matplotlib()
     from optizoo.lab import book
 
     if options.what == "book":
-        parser.add_argument("folder", type=Path, metavar="DIR", help="folder with the records of experiments")
+        parser.add_argument("folder", type=path, metavar="DIR", help="folder with the records of experiments")
         print(f"book: {book.write_book(_rest(parser, options).folder)}")
         return 0
     default = Path("runs") / f"lab-{'book' if options.what == 'all' else options.what}"
-    parser.add_argument("--out", type=Path, metavar="DIR", default=default, help=f"folder (default: {default})")
+    parser.add_argument("--out", type=path, metavar="DIR", default=default, help=f"folder (default: {default})")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     if options.what == "all":
         parser.add_argument("--fresh", action="store_true", help="run also what is finished")

@@ -68,6 +68,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def path(text: str) -> Path:
+    """Return a path; ``~`` is the home folder also where no shell has seen to that, as in ``--out=~/runs``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def at_once(text: str) -> int:
     """Return a number of threads or processes, from 1 to what a machine can be asked for."""
     from optizoo.lab.limits import at_once
@@ -106,7 +114,7 @@ def command_line() -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="every combination of options, in 1000 steps (minutes)")
     verify.add_argument("--steps", type=count, help="length of the runs (default: 100, or 1000 with --full)")
     verify.add_argument("--jobs", type=at_once, help="processes that share the work (default: one a core, at most 4)")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="also write every cell to a JSON file")
+    verify.add_argument("--json", type=path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
     verify.add_argument(
         "--references",
@@ -123,15 +131,25 @@ def command_line() -> argparse.ArgumentParser:
     compare = command("compare", "compare optimizers with each other and with their torch twins", epilog)
     compare.set_defaults(run=_lazily("training", "compare"), how_to_go_on=": the same command goes on from here")
 
+    epilog = OVERRIDES.format(command="sweep", file="SWEEP.toml", example="--trials 40 --tuning_seeds 0 1")
+    sweep = command("sweep", "tune optimizers at equal budgets, and compare the best of each from new seeds", epilog)
+    sweep.add_argument(
+        "--storage", metavar="URL", help="database that workers on many machines share (default: a file)"
+    )
+    sweep.add_argument(
+        "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
+    )
+    sweep.set_defaults(run=_lazily("sweeping", "sweep"), how_to_go_on=": the same command goes on from here")
+
     begin = train.add_mutually_exclusive_group()
     begin.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     begin.add_argument("--fresh", action="store_true", help="start over in a folder that holds a run")
     compare.add_argument("--fresh", action="store_true", help="start over in a folder that holds a comparison")
-    for each in (train, compare):
+    for each in (train, compare, sweep):
         each.add_argument(
             "config", metavar="CONFIG", help="a TOML file, a config.json, or the name of a shipped config"
         )
-        each.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
+        each.add_argument("--out", type=path, metavar="DIR", help="run folder (default: runs/<name>-<digest>)")
         each.add_argument("--no-progress", action="store_true", help="no progress bars")
 
     configs = command("configs", "name the configs that are shipped, one a line", CONFIGS_EPILOG)
@@ -162,7 +180,7 @@ def command_line() -> argparse.ArgumentParser:
     epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
     epoch.set_defaults(run=_lazily("bench", "epoch"))
     for each in (step, epoch):
-        each.add_argument("--json", type=Path, metavar="FILE", help="also write the record to a JSON file")
+        each.add_argument("--json", type=path, metavar="FILE", help="also write the record to a JSON file")
 
     lab = command("lab", "run the experiments of the optimization lecture", LAB_EPILOG)
     lab.add_argument("what", metavar="NAME | list | all | book", help="an experiment, or one of the words below")

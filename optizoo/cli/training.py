@@ -1,52 +1,50 @@
 """``optizoo train`` and ``optizoo compare``."""
 
 import argparse
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optizoo.cli import arguments
 from optizoo.cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from optizoo.lab.train.distributed import Group
+
 
 def train(options: argparse.Namespace) -> int:
-    """Train one model."""
+    """Train one model, by this process or together with others that ``torchrun`` has started."""
     arguments.require_lab()
+    from optizoo.lab.train.distributed import joined
+
+    with joined() as group:
+        return _train(options, group)
+
+
+def _train(options: argparse.Namespace, group: "Group") -> int:
     from optizoo.lab import checkpoint, data, limits, shipped
-    from optizoo.lab.config import digest, load_run, to_dict
-    from optizoo.lab.folder import locked, write_json
+    from optizoo.lab.config import digest, load_run
+    from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
     from optizoo.lab.train import resolve_device
-    from optizoo.lab.train import train as run
+    from optizoo.lab.train import train as trained_alone
 
     config = load_run(shipped.find(options.config), options.overrides)
     folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
-    record, saved = folder / "record.jsonl", folder / "checkpoint.pt"
-    if record.exists() and not (options.resume or options.fresh):
-        raise UsageError(f"{folder} holds a run: go on with it (--resume), start over (--fresh), or give another --out")
-    device = resolve_device(config.train.device)  # what cannot be had shows before the data are read
-    dataset = data.load(**asdict(config.data))
+    if not group.rank:
+        check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
+    device = resolve_device(config.train.device)
+    with group.first_before_others():
+        dataset = data.load(**asdict(config.data))
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        written = folder / "config.json"
-        if options.resume and written.exists() and digest(load_run(written)) != digest(config):
-            raise UsageError(f"{folder} holds a run with another config ({written}): restore it, or give another --out")
-        if options.resume and not checkpoint.exists(saved):
-            print(f"no checkpoint in {folder}: beginning the run", file=sys.stderr)
-        if options.fresh:
-            record.unlink(missing_ok=True)
-            checkpoint.remove(saved)
-        write_json(written, to_dict(config))
-        trained = run(
-            config,
-            dataset,
-            record=record,
-            checkpoint=saved,
-            resume=options.resume,
-            progress=not options.no_progress,
-        )
+    if group.rank:
+        trained_alone(config, dataset, progress=False)
+        return 0
+    trained, place = train_in(
+        folder, config, dataset, resume=options.resume, fresh=options.fresh, progress=not options.no_progress
+    )
+    record, saved = place / RECORD, place / CHECKPOINT
     result = trained.record.result
     assert result is not None
     if trained.status == "diverged":
@@ -68,11 +66,14 @@ def train(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Compare optimizers."""
     arguments.require_lab()
+    arguments.import_matplotlib()
     from optizoo.lab import shipped
     from optizoo.lab.compare import compare as made
     from optizoo.lab.config import load_compare
 
     config = load_compare(shipped.find(options.config), options.overrides)
+    if options.fresh:
+        options.how_to_go_on = ": the same command without --fresh goes on from here"
     result = made(config, options.out, progress=not options.no_progress, fresh=options.fresh)
     print(result.table)
     print(f"report: {result.folder / 'report.html'}")

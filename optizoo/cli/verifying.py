@@ -83,11 +83,9 @@ def _write_cells(file: Path | None, record: dict[str, Any]) -> None:
     """Write a record of a verification to a JSON file, if one is wanted."""
     if file is None:
         return
-    text = json.dumps(record).replace('{"optimizer"', '\n{"optimizer"')  # a line a cell
-    try:
-        file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:  # what fails on an open file does not name it
-        raise OSError(error.errno, error.strerror, str(file)) from error
+    from optizoo.lab.files import write
+
+    write(file, json.dumps(record).replace('{"optimizer"', '\n{"optimizer"') + "\n")  # a line a cell
 
 
 def _cores() -> int:
@@ -106,13 +104,3 @@ def _watched(cells: Iterable[Any], total: int) -> Iterator[Any]:
         for count, cell in enumerate(cells, start=1):
             print(f"\r{count} of {total} cells", end="" if count < total else "\n", file=sys.stderr, flush=True)
             yield cell
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"--device {name} cannot be used ({reason}): give cpu, or a device of this machine") from error
-    return device

@@ -1,13 +1,16 @@
 """The book: runs experiments, keeps their records, and makes pages from records and from nothing else.
 
 A folder holds, for each experiment that was run, ``<name>.jsonl`` (a :class:`~optizoo.lab.records.Record` whose further
-events are the rows) and ``<name>-<picture>.png`` and ``.svg``, and ``.gif`` where a picture moves. :func:`write_book`
-makes the page of them all from the records, and can do so again at any time. Pages need no other file, no network and
-no script.
+events are the rows), its page ``<name>.html``, and ``<name>-<picture>.png`` and ``.svg``, and ``.gif`` where a picture
+moves; ``report.html`` is the page of the one that was run last. A record is written beside and replaces the old one
+when it is whole; one of other options is kept as ``<name>-<digest of the options>.jsonl``. :func:`write_book` makes the
+page of them all from the records, and can do so again at any time. Pages need no other file, no network and no script.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -21,9 +24,10 @@ from optizoo.core.names import did_you_mean
 from optizoo.lab import options as flags
 from optizoo.lab import pictures, running
 from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, load
-from optizoo.lab.folder import locked
+from optizoo.lab.files import write
+from optizoo.lab.folder import Kind, check, claim, locked
 from optizoo.lab.page import Page, Row, T, Track, cell, silent
-from optizoo.lab.records import Record, Recorder, environment
+from optizoo.lab.records import Record, Recorder, RecordError, environment, has_start
 from optizoo.lab.sources import DataError
 from optizoo.lab.templates import equation, inlined, render
 
@@ -93,13 +97,15 @@ def run(name: str, folder: str | Path, *, progress: bool = True, **values: Any) 
     Raises:
         ExperimentError: The experiment or an option is unknown, or a value is not allowed.
         DataError: It needs images that are not there; the message says how to get them.
-        FolderError: Another process works in the folder.
+        FolderError: The folder holds something else, or another process works in it.
     """
     folder = Path(folder)
     chosen = options(name, **values)
+    check(folder, BOOK_OF)
     _require(name, chosen)  # before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        claim(folder, BOOK_OF)
         _run(name, chosen, folder, _bar if progress else silent)
         return write_report(name, folder)
 
@@ -115,12 +121,14 @@ def run_all(folder: str | Path, *, progress: bool = True, fresh: bool = False) -
         fresh: Run also what is finished.
 
     Raises:
-        FolderError: Another process works in the folder.
+        FolderError: The folder holds something else, or another process works in it.
     """
     folder = Path(folder)
+    check(folder, BOOK_OF)
     folder.mkdir(parents=True, exist_ok=True)
     track = _bar if progress else silent
     with locked(folder):
+        claim(folder, BOOK_OF)
         for name in track(EXPERIMENTS, "experiments"):
             chosen = options(name)
             if missing(name, chosen) or (not fresh and _is_finished(name, chosen, folder)):
@@ -169,10 +177,11 @@ def write_report(name: str, folder: str | Path) -> Path:
         ExperimentError: The record is missing, unfinished, or of another version.
         RecordError: The record is corrupt.
     """
-    page = Path(folder) / REPORT
-    chapter = _chapter(name, Path(folder))
-    page.write_text(render("book.html", chapters=[chapter], left_out=[], book=False), encoding="utf-8")
-    return page
+    folder = Path(folder)
+    text = render("book.html", chapters=[_chapter(name, folder)], left_out=[], book=False)
+    for page in (folder / f"{name}.html", folder / REPORT):
+        write(page, text)
+    return folder / REPORT
 
 
 def write_book(folder: str | Path) -> Path:
@@ -180,14 +189,17 @@ def write_book(folder: str | Path) -> Path:
 
     Raises:
         ExperimentError: There is no record, or one is of another version.
+        FolderError: The folder is none of experiments.
         RecordError: A record is corrupt.
     """
     folder = Path(folder)
+    if any(_file(name, folder).exists() for name in EXPERIMENTS):
+        claim(folder, BOOK_OF)
     chapters, left_out = [], []
     for name in EXPERIMENTS:
         if not _file(name, folder).exists():
             reason = missing(name, options(name)) or f"It was not run: optizoo lab {name} --out {folder}"
-        elif Record.read(_file(name, folder)).result is None:
+        elif not has_start(_file(name, folder)) or Record.read(_file(name, folder)).result is None:
             reason = f"It was interrupted: optizoo lab {name} --out {folder} runs it again"
         else:
             chapters.append(_chapter(name, folder))
@@ -196,7 +208,7 @@ def write_book(folder: str | Path) -> Path:
     if not chapters:
         raise ExperimentError(f"{folder} holds no finished experiment: run one with optizoo lab NAME --out {folder}")
     page = folder / BOOK
-    page.write_text(render("book.html", chapters=chapters, left_out=left_out, book=True), encoding="utf-8")
+    write(page, render("book.html", chapters=chapters, left_out=left_out, book=True))
     return page
 
 
@@ -205,7 +217,22 @@ def write_book(folder: str | Path) -> Path:
 
 def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]:
     _require(name, chosen)
-    recorder = Recorder(None if folder is None else _file(name, folder))
+    if folder is None:
+        return _rows(_recorded(name, chosen, None, track))
+    file = _file(name, folder)
+    unfinished = file.with_name(f".{file.name}")
+    try:
+        record = _recorded(name, chosen, unfinished, track)
+        _keep_other_options(file, record)
+        os.replace(unfinished, file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return _rows(record)
+
+
+def _recorded(name: str, chosen: Any, file: Path | None, track: Track) -> Record:
+    recorder = Recorder(file)
     data = getattr(chosen, "data", None)
     about = {"name": data, "source": running.source(data) if data else None}
     recorder.start({"experiment": name, "options": _jsonable(asdict(chosen))}, environment(), about)
@@ -213,7 +240,17 @@ def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]
     for row in load(name).compute(chosen, track):
         recorder.add({"event": ROW, **_jsonable(row)})
     recorder.result(seconds=time.perf_counter() - start)
-    return _rows(recorder.record)
+    return recorder.record
+
+
+def _keep_other_options(file: Path, now: Record) -> None:
+    """Give a finished record of other options a name of its own."""
+    if not has_start(file):
+        return
+    record = Record.read(file)
+    if record.result is not None and record.config != now.config:
+        digest = hashlib.sha256(json.dumps(record.config, sort_keys=True).encode()).hexdigest()[:8]
+        os.replace(file, file.with_name(f"{file.stem}-{digest}.jsonl"))
 
 
 def _require(name: str, chosen: Any) -> None:
@@ -239,10 +276,25 @@ def _file(name: str, folder: Path) -> Path:
 
 
 def _is_finished(name: str, chosen: Any, folder: Path) -> bool:
-    if not _file(name, folder).exists():
+    if not has_start(_file(name, folder)):
         return False
     record = Record.read(_file(name, folder))
     return record.result is not None and record.config["options"] == _jsonable(asdict(chosen))
+
+
+def _recognised(folder: Path) -> bool:
+    """Return whether the records and pages of a folder are those of experiments."""
+    files = {name: _file(name, folder) for name in EXPERIMENTS}
+    begun = {name: file for name, file in files.items() if has_start(file)}
+    try:
+        pages = [(folder / page).read_text(encoding="utf-8") for page in (REPORT, BOOK) if (folder / page).exists()]
+        ours = all(Record.read(file).config.get("experiment") == name for name, file in begun.items())
+    except (RecordError, OSError, ValueError):
+        return False
+    return bool(begun) and ours and all("· optizoo</title>" in page for page in pages)
+
+
+BOOK_OF = Kind("book of experiments", _recognised)
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------
@@ -314,11 +366,11 @@ def _drawn(name: str, picture: Any, folder: Path) -> dict[str, Any]:
     light, dark = (picture.draw(theme) for theme in (pictures.LIGHT, pictures.DARK))
     png = pictures.png(light)
     stem = folder / f"{name}-{picture.name}"
-    stem.with_suffix(".png").write_bytes(png)
-    stem.with_suffix(".svg").write_bytes(pictures.svg(light))
+    write(stem.with_suffix(".png"), png)
+    write(stem.with_suffix(".svg"), pictures.svg(light))
     animation = pictures.gif(picture.frames(pictures.LIGHT)) if picture.frames else None
     if animation:
-        stem.with_suffix(".gif").write_bytes(animation)
+        write(stem.with_suffix(".gif"), animation)
     return {
         "title": picture.title,
         "caption": picture.caption,

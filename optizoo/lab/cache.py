@@ -21,7 +21,7 @@ FORMAT = 1
 
 def folder(cache: str | Path | None = None) -> Path:
     """Return ``cache``, else ``$OPTIZOO_CACHE``, else ``$XDG_CACHE_HOME/optizoo``, else ``~/.cache/optizoo``."""
-    return cache_folder() if cache is None else Path(cache)
+    return cache_folder() if cache is None else Path(cache).expanduser()
 
 
 def decoded(source: Source, cache: str | Path | None = None) -> tuple[Content, str]:
@@ -84,5 +84,6 @@ def _write(path: Path, fingerprint: str, content: Content, digest: str) -> None:
         "test_images": content.test.images,
         "test_labels": content.test.labels,
     }
+    path = Path(os.path.realpath(path))  # a link stays one
     with written_beside(path, held) as temporary:
         os.replace(temporary, path)

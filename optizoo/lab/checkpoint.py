@@ -6,7 +6,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from io import BytesIO
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from optizoo.lab.files import naming, sync
+
 __all__ = [
     "CheckpointError",
     "Interruption",
     "exists",
     "load",
-    "naming",
     "previous",
     "remove",
     "save",
@@ -67,17 +68,6 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let errors of the system tell what was being written, where they do not name it: on files that are open."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextmanager
 def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
     """Write ``state`` to a temporary file beside ``path``, force it to the disk, and leave moving it to the caller.
 
@@ -89,10 +79,10 @@ def written_beside(path: Path, state: dict[str, Any]) -> Iterator[Path]:
         # Straight into the file, torch's zip writer would turn a full disk into an error that does not say so.
         buffer = BytesIO()
         torch.save(state, buffer)
-        with naming(path), temporary.open("wb") as file:
+        with naming(path, temporary), temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -130,7 +120,8 @@ def remove(path: str | Path) -> None:
 
 def _remove_remains(path: Path) -> None:
     for remains in path.parent.glob(f".{escape(path.name)}.*"):
-        remains.unlink(missing_ok=True)
+        if remains.suffix[1:].isdecimal():  # the number of a process
+            remains.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -152,11 +143,12 @@ def _sync_folder(folder: Path) -> None:
     """Force the names in the folder to the disk, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(PermissionError):  # it may be written to, but not read
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Interruption:

@@ -11,15 +11,13 @@ The folder of a comparison:
 - what :mod:`optizoo.lab.report` makes of it: ``results.jsonl``, pictures, ``report.html``
 
 A comparison that was interrupted goes on where it stopped when it is started again: finished runs are read, the one
-that was under way is resumed. It goes on with the number of threads that it was begun with, because how a sum is split
-over threads decides how it is rounded.
+that was under way is resumed. With more seeds, optimizers or schedules, or under other labels, it grows: finished runs
+are kept, and taken over from the default folder of a smaller one. It goes on with the number of threads that it was
+begun with, because how a sum is split over threads decides how it is rounded.
 """
 
-import hashlib
 import json
-import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,50 +28,19 @@ from tqdm import tqdm
 
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import data, limits, report
+from optizoo.lab.compare_folder import ENVIRONMENT, check_comparison, finish, prepare
 from optizoo.lab.config import (
     CompareConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
     digest,
-    load_compare,
-    to_dict,
 )
-from optizoo.lab.data import Dataset
-from optizoo.lab.folder import locked, write_json
-from optizoo.lab.records import Record, Recorder, environment
+from optizoo.lab.data import Dataset, Split
+from optizoo.lab.folder import locked
+from optizoo.lab.grid import Cell, CompareError, cells, pairs
+from optizoo.lab.records import Record, Recorder, has_start, is_finished
 from optizoo.lab.report import Row
 from optizoo.lab.train import Trained, resolve_device, train
-from optizoo.testing import has_torch_twin
 
 __all__ = ["Cell", "CompareError", "CompareResult", "cells", "compare", "largest_difference"]
-
-ENVIRONMENT = "environment.json"
-
-
-class CompareError(Exception):
-    """A comparison cannot begin or go on; the message names the folder or file and tells the remedy."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison.
-
-    Attributes:
-        config: The run.
-        stem: Name of its files, without the ending.
-    """
-
-    config: RunConfig
-    stem: str
-
-    def record_path(self, folder: Path) -> Path:
-        """Return where the record lies, in the folder of the comparison."""
-        return folder / report.CELLS / f"{self.stem}.jsonl"
-
-    def checkpoint_path(self, folder: Path) -> Path:
-        """Return where the checkpoint lies, as long as it is needed."""
-        return folder / report.CELLS / f"{self.stem}.checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -104,7 +71,7 @@ def compare(
         config: What to compare.
         out: The folder; by default ``runs/<name>-<digest of the config>``.
         progress: Show progress bars, on a terminal.
-        fresh: Delete the runs of an earlier comparison in the folder, whatever its config, and start over.
+        fresh: Start over. The earlier comparison in the folder, whatever its config, is replaced when this one is done.
 
     Raises:
         CompareError: The folder holds another comparison or other files, was begun with other data, or is in use.
@@ -118,40 +85,25 @@ def compare(
     dataset_options = asdict(config.data)
     # What is written can be handed on: it does not tell where the data lie, and goes on where they lie elsewhere.
     config = replace(config, data=replace(config.data, root=None, cache=None))
-    pairs = list(_pairs(config))
+    runs = list(pairs(config))
+    check_comparison(folder)  # what is not ours shows before the data are read
     dataset = data.load(**dataset_options).to(device)
     # All that is wrong shows before there is a folder.
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        _prepare(folder, config, fresh=fresh)
-        total = sum(len(pair) for pair in pairs)
+        place = prepare(folder, config, dataset.digest, fresh=fresh, default=out is None)
+        total = sum(len(pair) for pair in runs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)
-        with _threads_of(folder), bar:
-            for pair in pairs:
-                _run_pair(folder, pair, dataset, bar, progress=progress)
-        with checkpoints.naming(folder):
-            report.write(folder)
+        with _threads_of(place), bar:
+            for pair in runs:
+                _run_pair(place, pair, dataset, bar, progress=progress)
+        report.write(place)
+        if place != folder:
+            finish(folder)
     config, records = report.read(folder)
     rows = report.summarize(config, records)
     return CompareResult(report.format_table(rows), folder, rows, records)
-
-
-def cells(config: CompareConfig) -> list[Cell]:
-    """Return all runs of a comparison, in the order in which they are run: every run is followed by its twin.
-
-    Raises:
-        CompareError: Two labels cannot be told apart in file names.
-
-    >>> config = CompareConfig(optimizers=(OptimizerConfig("adam"),), seeds=(0, 1))
-    >>> for cell in cells(config):
-    ...     print(cell.stem)
-    adam-constant-seed0-optizoo
-    adam-constant-seed0-torch
-    adam-constant-seed1-optizoo
-    adam-constant-seed1-torch
-    """
-    return [cell for pair in _pairs(config) for cell in pair]
 
 
 def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float | None:
@@ -171,68 +123,6 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
             return None
         largest = max(largest, difference.max().item())
     return largest
-
-
-def _pairs(config: CompareConfig) -> Iterator[tuple[Cell, ...]]:
-    """Yield each run with its twin, or alone where it has none."""
-    seen: dict[str, Cell] = {}
-    for schedule in config.schedules:
-        for optimizer in config.optimizers:
-            has_twin = config.twins and has_torch_twin(optimizer.name, **optimizer.options)
-            libraries = report.LIBRARIES if has_twin else report.LIBRARIES[:1]
-            for seed in config.seeds:
-                pair = tuple(
-                    _cell(config, replace(optimizer, library=library), schedule, seed) for library in libraries
-                )
-                for cell in pair:
-                    # Some file systems take upper and lower case for the same.
-                    if seen.setdefault(cell.stem.lower(), cell) is not cell:
-                        raise CompareError(
-                            f"optimizer {optimizer.label!r} with schedule {schedule.label!r} would have the file name "
-                            f"{cell.stem!r} of another run: give one of them another label"
-                        )
-                yield pair
-
-
-def _cell(config: CompareConfig, optimizer: OptimizerConfig, schedule: ScheduleConfig, seed: int) -> Cell:
-    run = RunConfig(
-        name=config.name,
-        seed=seed,
-        data=config.data,
-        model=config.model,
-        optimizer=optimizer,
-        schedule=schedule,
-        train=config.train,
-    )
-    name = f"{optimizer.label}-{schedule.label}-seed{seed}-{optimizer.library}"
-    stem = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)
-    if stem != name:  # other characters in the same places are another name
-        stem += f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-    return Cell(run, stem)
-
-
-def _prepare(folder: Path, config: CompareConfig, *, fresh: bool) -> None:
-    """Make the folder ready: new, as an earlier call with the same config left it, or emptied of an earlier one."""
-    path = folder / report.CONFIG
-    ours = path.exists()
-    if not ours and any(folder.iterdir()):
-        raise CompareError(f"{folder} holds files but no comparison: give a new folder, or an empty one, with --out")
-    if ours and fresh:
-        shutil.rmtree(folder / report.CELLS, ignore_errors=True)
-        for made in (folder / report.REPORT, folder / report.RESULTS, *folder.glob("*.png")):
-            made.unlink(missing_ok=True)
-    elif ours:
-        earlier = load_compare(path)
-        if digest(earlier) != digest(config):
-            raise CompareError(
-                f"{folder} holds a comparison with another config ({path}): "
-                "give another folder with --out, or start over with --fresh"
-            )
-    (folder / report.CELLS).mkdir(parents=True, exist_ok=True)
-    if fresh or not ours:
-        write_json(path, to_dict(config))
-    if fresh or not (folder / ENVIRONMENT).exists():
-        write_json(folder / ENVIRONMENT, environment(resolve_device(config.train.device)))
 
 
 @contextmanager
@@ -261,12 +151,15 @@ def _run_pair(folder: Path, pair: tuple[Cell, ...], dataset: Dataset, bar: tqdm,
         for cell in pair:
             bar.set_postfix_str(cell.stem)
             record, checkpoint = cell.record_path(folder), cell.checkpoint_path(folder)
+            if is_finished(record) and not checkpoints.exists(checkpoint):
+                record = None  # only its parameters are needed again
             runs.append(
                 train(cell.config, dataset, record=record, checkpoint=checkpoint, resume=True, progress=progress)
             )
             bar.update()
         if len(runs) == 2:
-            Recorder(pair[0].record_path(folder), resume=True).add(_verdict(*runs))
+            proof = {} if pair[0].config.train.foreach is False else _proof(pair, dataset)
+            Recorder(pair[0].record_path(folder), resume=True).add({**_verdict(*runs), **proof})
     else:
         bar.update(len(pair))
     for cell in pair:
@@ -278,7 +171,7 @@ def _is_done(folder: Path, pair: tuple[Cell, ...], dataset: Dataset) -> bool:
     records = []
     for cell in pair:
         path = cell.record_path(folder)
-        if not path.exists() or b"\n" not in path.read_bytes():  # nothing yet, or cut off in its first line
+        if not has_start(path):
             return False
         record = Record.read(path)
         if record.dataset["digest"] != dataset.digest:
@@ -290,6 +183,20 @@ def _is_done(folder: Path, pair: tuple[Cell, ...], dataset: Dataset) -> bool:
     if any(record.result is None for record in records):
         return False
     return len(pair) == 1 or report.twin_verdict(records[0]) is not None
+
+
+def _proof(pair: Sequence[Cell], dataset: Dataset) -> dict[str, object]:
+    """Run the loops of both libraries for a while, in memory: what they compute is the same, bit for bit."""
+    nothing = Split(dataset.test.images[:0], dataset.test.labels[:0])
+    unseen = replace(dataset, validation=nothing, test=nothing)
+    loops = []
+    for cell in pair:
+        steps = max(cell.config.schedule.warmup_steps + 1, report.PROOF_STEPS)
+        settings = replace(cell.config.train, foreach=False, max_steps=min(steps, cell.config.train.max_steps or steps))
+        loops.append(train(replace(cell.config, train=settings), unseen, progress=False))
+    found = _verdict(*loops)
+    same = bool(found["losses_identical"]) and found["max_param_difference"] == 0.0
+    return {"loops_identical": same, "loops_steps": len(loops[0].losses)}
 
 
 def _verdict(ours: Trained, twin: Trained) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Pictures of a comparison: curves over epochs, learning rates over steps, accuracies seed by seed.
 
-Every function returns a :class:`matplotlib.figure.Figure` and touches no global state of matplotlib. An optimizer has
+Every function returns a :class:`matplotlib.figure.Figure` and leaves the settings of matplotlib alone. An optimizer has
 one colour and one marker in all pictures, from :func:`styles`. The colours are Okabe and Ito's, which colour-blind
 people can tell apart (https://jfly.uni-koeln.de/color/), without the yellow that white paper swallows.
 :mod:`optizoo.lab.plots` has the pictures of the experiments, in the same dress.
@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -35,6 +35,8 @@ DPI = 155
 MANY_EPOCHS = 20  # above this, curves have no markers
 LEGEND_LENGTH = 100  # characters that fit beside each other
 KEY_LENGTH = 7  # what an entry takes beside its label, in characters
+# A page looks the same for everybody, whatever a matplotlibrc says: this decorates all that draws or paints.
+usual_settings = rc_context({name: each for name, each in rcParamsDefault.items() if not name.startswith("backend")})
 LOG_FROM = 8.0  # losses that span a larger ratio are drawn on a logarithmic axis
 
 
@@ -168,6 +170,7 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
     return {name: chosen[name] for name in names}
 
 
+@usual_settings
 def curves(
     lines: Sequence[Curve],
     *,
@@ -227,6 +230,7 @@ def curves(
     return figure
 
 
+@usual_settings
 def accuracies(rows: Sequence[Dots], *, styles: Mapping[str, Style], theme: Theme = LIGHT) -> Figure:
     """Draw final test accuracies, one row an optimizer, one dot a seed, a bar at the mean; twins as hollow dots below.
 
@@ -273,6 +277,7 @@ def accuracies(rows: Sequence[Dots], *, styles: Mapping[str, Style], theme: Them
     return figure
 
 
+@usual_settings
 def schedules(factors: Mapping[str, Sequence[float]], *, theme: Theme = LIGHT) -> Figure:
     """Draw schedules, one panel each: the factor of the base learning rate over the steps of the run, from step 0.
 
@@ -290,6 +295,7 @@ def schedules(factors: Mapping[str, Sequence[float]], *, theme: Theme = LIGHT) -
     return figure
 
 
+@usual_settings
 def png(figure: Figure) -> bytes:
     """Return the figure as PNG with a palette of 256 colours, a third of the size of one without.
 
@@ -303,6 +309,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@usual_settings
 def gif(figures: Iterable[Figure], *, seconds: float = 0.12, pause: float = 2.0) -> bytes:
     """Return figures as the frames of an animation that runs again and again, half as wide as a PNG.
 
@@ -326,6 +333,7 @@ def gif(figures: Iterable[Figure], *, seconds: float = 0.12, pause: float = 2.0)
     return buffer.getvalue()
 
 
+@usual_settings
 def svg(figure: Figure) -> bytes:
     """Return the figure as SVG. It holds no date and no version: the same figure gives the same bytes."""
     buffer = BytesIO()

@@ -23,7 +23,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from optizoo.lab.pictures import DARK, DPI, LIGHT, Style, Theme, as_percent, dress, entry, legend, plain, styles
+from optizoo.lab.pictures import (
+    DARK,
+    DPI,
+    LIGHT,
+    Style,
+    Theme,
+    as_percent,
+    dress,
+    entry,
+    legend,
+    plain,
+    styles,
+    usual_settings,
+)
 
 __all__ = ["Bar", "Line", "Mark", "bars", "contours", "growing", "heatmap", "images", "lines", "scatter"]
 
@@ -107,6 +120,7 @@ class Mark:
     axis: Literal["x", "y"] = "y"
 
 
+@usual_settings
 def lines(
     lines: Sequence[Line],
     *,
@@ -184,6 +198,7 @@ def lines(
     return figure
 
 
+@usual_settings
 def bars(
     bars: Sequence[Bar],
     *,
@@ -235,6 +250,7 @@ def bars(
     return figure
 
 
+@usual_settings
 def heatmap(
     values: Sequence[Values],
     *,
@@ -297,6 +313,7 @@ def heatmap(
     return figure
 
 
+@usual_settings
 def images(
     pixels: Sequence[Any], *, labels: Sequence[str], columns: int = 5, size: float = 1.0, theme: Theme = LIGHT
 ) -> Figure:
@@ -325,6 +342,7 @@ def images(
     return figure
 
 
+@usual_settings
 def contours(
     x: Sequence[float],
     y: Sequence[float],
@@ -417,6 +435,7 @@ def contours(
     return figure
 
 
+@usual_settings
 def scatter(
     points: Sequence[Points],
     *,

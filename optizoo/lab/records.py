@@ -1,36 +1,35 @@
 """Records: what happened in a run, as JSON lines that are written while it goes.
 
-A record file holds one event a line:
-
-- ``start``: the resolved config, the environment, the data set
-- ``resume``: the run went on at this step after an interruption; epochs behind that step are void and come again
-- ``epoch``: losses, accuracies and rates at the end of an epoch
-- ``result``: how the run ended; always the last event of the training itself
-- any other event that a tool adds behind it, such as ``twin``
-
-Every event is on the disk before the run goes on. NaN and infinity are written as ``null``. Reports read records and
-nothing else.
+A record file holds one event a line: ``start``, ``epoch``, ``resume``, ``result``, and what a tool adds behind it, such
+as ``twin``. :mod:`optizoo.lab.rows` says what stands in each. Every event is on the disk before the run goes on. NaN
+and infinity are written as ``null``. Reports read records and nothing else; :func:`frame` makes a table of them.
 """
 
 import json
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from pydantic import ValidationError
 
-import optizoo
-from optizoo.lab.checkpoint import naming
+from optizoo.lab.config import digest
+from optizoo.lab.environment import code, environment
+from optizoo.lab.files import naming, sync, write
+from optizoo.lab.rows import CHECKS, SCHEMA
 
-__all__ = ["Record", "RecordError", "Recorder", "environment"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "Record", "RecordError", "Recorder", "environment", "frame", "has_start", "is_finished", "reconfigure",
+]  # fmt: skip
 
 Event = dict[str, Any]
+TRIALS = "trials.jsonl"  # of a sweep
+RESULTS = "results.jsonl"  # the rows of a comparison's table, which are no record
 
 
 class RecordError(ValueError):
@@ -45,16 +44,12 @@ class Record:
         config: The resolved config; :func:`optizoo.lab.config.run_from_dict` reads it.
         environment: Versions and machine; see :func:`environment`.
         dataset: ``name``, ``source``, ``digest`` and the sizes ``train``, ``validation``, ``test``.
-        epochs: One event for each epoch that was run: ``epoch``, ``step``, ``train_loss`` (mean over the epoch's
-            batches, without the penalty), ``penalty``, ``lr`` (one for each group), ``seconds`` (of training so far,
-            evaluation left out); and ``validation_loss``, ``validation_accuracy``, ``test_accuracy`` (fractions),
-            ``None`` where the epoch was not evaluated or there is no such split.
-        result: The last event, or ``None`` if the run has not ended: ``status`` (``"finished"``, ``"diverged"``,
-            ``"tolerance"``, ``"max_steps"``), ``steps``, ``final_loss``, ``test_accuracy``, ``validation_accuracy``,
-            ``best_validation_accuracy``, ``seconds``, ``loss_digest`` (sha256 of all step losses as raw bytes),
-            ``losses`` (every ``steps_losses_every``-th of them).
+        epochs: One :class:`~optizoo.lab.rows.Epoch` for each epoch that was run.
+        result: The :class:`~optizoo.lab.rows.Result`, or ``None`` if the run has not ended.
         resumes: The steps at which the run went on after an interruption.
         others: Events that tools added, in order.
+        schema: The version of the schema in which it was written.
+        digests: What config, code and data are told by; empty in records of schema 1.
     """
 
     config: dict[str, Any]
@@ -64,6 +59,8 @@ class Record:
     result: Event | None = None
     resumes: list[int] = field(default_factory=list)
     others: list[Event] = field(default_factory=list)
+    schema: int = field(default=SCHEMA, compare=False)
+    digests: dict[str, str | None] = field(default_factory=dict, compare=False)
 
     @property
     def twin(self) -> Event | None:
@@ -81,17 +78,17 @@ class Record:
         events = _read_events(path)
         if not events or events[0][1]["event"] != "start":
             raise RecordError(f"{path}, line 1: a record begins with a start event; delete the file and run again")
+        first = events[0][1]
+        if isinstance(first.get("schema"), int) and first["schema"] > SCHEMA:
+            raise RecordError(f"{path}: has schema {first['schema']}, and this optizoo knows {SCHEMA}: update optizoo")
         record: Record | None = None
         for line, event in events:
-            try:
-                if record is None:
-                    record = cls(event["config"], event["environment"], event["dataset"])
-                else:
-                    record.add(event)
-            except (KeyError, TypeError) as error:
-                raise RecordError(
-                    f"{path}, line {line}: the {event['event']} event lacks {error}; delete the file and run again"
-                ) from None
+            _check(event, f"{path}, line {line}")
+            if record is None:
+                parts = (event[name] for name in ("config", "environment", "dataset"))
+                record = cls(*parts, schema=event.get("schema", 1), digests=event.get("digests", {}))
+            else:
+                record.add(event)
         assert record is not None
         return record
 
@@ -131,6 +128,19 @@ def _read_events(path: Path) -> list[tuple[int, Event]]:
             raise RecordError(f"{path}, line {number}: is no event; delete the file and run again")
         events.append((number, event))
     return events
+
+
+def _check(event: Event, place: str) -> None:
+    """Raise where an event of a known kind lacks a key, or has one of another type."""
+    if (check := CHECKS.get(event["event"])) is None:
+        return
+    try:
+        check.validate_python(event)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        what = f"lacks {key!r}" if first["type"] == "missing" else f"has {key} = {first['input']!r}: {first['msg']}"
+        raise RecordError(f"{place}: the {event['event']} event {what}; delete the file and run again") from None
 
 
 class Recorder:
@@ -175,8 +185,10 @@ class Recorder:
 
     def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
         """Write the first event; the mappings hold what JSON can."""
-        self._record = Record(dict(config), dict(environment), dict(dataset))
-        self._write({"event": "start", "config": config, "environment": environment, "dataset": dataset})
+        digests = {"config": digest(config), "code": code(environment), "data": dataset.get("digest")}
+        self._record = Record(dict(config), dict(environment), dict(dataset), digests=digests)
+        start = {"config": config, "environment": environment, "dataset": dataset}
+        self._write({"event": "start", "schema": SCHEMA, "digests": digests, **start})
 
     def resume(self, step: int) -> None:
         """Write that the run goes on behind ``step`` updates."""
@@ -202,7 +214,36 @@ class Recorder:
         with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, allow_nan=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
+
+
+def has_start(path: Path) -> bool:
+    """Return whether a record is there and was not cut off in its first line."""
+    return path.exists() and b"\n" in path.read_bytes()
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether a record is there and has its result."""
+    return has_start(path) and Record.read(path).result is not None
+
+
+def reconfigure(path: Path, config: Mapping[str, Any], into: Path | None = None) -> None:
+    """Write a record with another config: of the same run under another label, or of a longer one.
+
+    Args:
+        path: The record.
+        config: What stands in its start.
+        into: Where it is written; by default it replaces the old one.
+
+    Raises:
+        RecordError: The record is corrupt.
+    """
+    Record.read(path)
+    line, rest = path.read_bytes().split(b"\n", 1)
+    start = {**json.loads(line), "config": config}
+    if "digests" in start:
+        start["digests"]["config"] = digest(config)
+    write(into or path, json.dumps(start, allow_nan=False).encode() + b"\n" + rest)
 
 
 def _finite(value: Any) -> Any:
@@ -222,50 +263,53 @@ def _drop_cut_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what a result depends on beside its config: versions, machine, device, threads, commit and date.
+def frame(path: str | Path, rows: str = "runs") -> "DataFrame":
+    """Return records as a pandas table.
 
-    ``git`` is the commit of a checkout that the package runs from, with ``+`` behind it if tracked files differ from
-    it; ``None`` where there is none.
+    Columns are named as in :mod:`optizoo.lab.rows`, with dots where tables stand in tables: ``config.optimizer.lr``,
+    ``result.test_accuracy``. The index counts the rows.
 
-    >>> sorted(environment())
-    ['cpu', 'date', 'device', 'git', 'optizoo', 'platform', 'python', 'threads', 'torch']
+    Args:
+        path: A record; a folder of records, such as that of a comparison, whose column ``file`` tells them apart; or
+            the ``trials.jsonl`` or the folder of a sweep.
+        rows: ``"runs"``: a row for each run, without the lists of its losses; or ``"epochs"``: one for each epoch, with
+            its run's columns.
+
+    Raises:
+        ImportError: pandas is not installed.
+        RecordError: There is no record, or one is corrupt.
     """
-    device = torch.device(device)
-    return {
-        "optizoo": optizoo.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "git": _commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    from pandas import DataFrame, json_normalize
+
+    if rows not in ("runs", "epochs"):
+        raise ValueError(f"rows must be 'runs' or 'epochs', got {rows!r}")
+    runs = []
+    for run in _runs(Path(path)):
+        epochs = run.pop("epochs", [])
+        run["result"] = {key: value for key, value in (run.get("result") or {}).items() if key != "losses"}
+        runs += [run] if rows == "runs" else [run | epoch for epoch in epochs]
+    return json_normalize(runs) if runs else DataFrame()
 
 
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    root = Path(optizoo.__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "--short", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), "--no-optional-locks", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+def _runs(path: Path) -> list[Event]:
+    """Return what the records in a place say of each run."""
+    files = [path]
+    if path.is_dir():
+        trials = path / TRIALS
+        files = (
+            [trials] if trials.exists() else [file for file in sorted(path.rglob("*.jsonl")) if file.name != RESULTS]
+        )
+    runs: list[Event] = []
+    for file in files:
+        if file.name == TRIALS:
+            for line, event in _read_events(file):
+                _check(event, f"{file}, line {line}")
+                runs.append({key: value for key, value in event.items() if key != "event"})
+        else:
+            record = Record.read(file)
+            names = ("config", "environment", "dataset", "digests", "epochs", "result")
+            runs.append({"file": str(file), **{name: getattr(record, name) for name in names}})
+            runs[-1] |= {each["event"]: each for each in record.others if each["event"] in CHECKS}
+    if not runs:
+        raise RecordError(f"{path}: holds no record; give a record, or a folder of records")
+    return runs

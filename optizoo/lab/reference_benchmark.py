@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from optizoo import create, explain, list_optimizers
 from optizoo.lab import step_benchmark as bench
-from optizoo.lab.folder import write_json
+from optizoo.lab.files import is_stream, write_json
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
 from optizoo.testing import torch_twin
@@ -95,7 +95,7 @@ def reference_benchmark(
         repeats: Of every side.
         threads: Of torch; ``None`` leaves them as they are.
         copy_bytes: Size of the tensor whose copying gives the bandwidth.
-        file: JSON file that takes the record after every cell.
+        file: JSON file that takes the record after every cell (a pipe or device: at the end).
         progress: A line on stderr for every cell.
 
     Returns:
@@ -120,11 +120,13 @@ def reference_benchmark(
                 cell = _cell(name, params, repeats, copy_bytes)
                 if cell is not None:
                     record["cells"].append({"optimizer": name, "workload": workload, **cell})
-                if file is not None:
+                if file is not None and not is_stream(file):
                     write_json(file, record)
                 gc.collect()
     finally:
         torch.set_num_threads(before)
+    if file is not None and is_stream(file):
+        write_json(file, record)
     return record
 
 

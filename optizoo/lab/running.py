@@ -77,7 +77,7 @@ def source(name: str) -> str:
 
 
 def _root() -> sources.Source:
-    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data"))
+    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data").expanduser())
 
 
 @lru_cache(maxsize=2)

@@ -31,7 +31,7 @@ def find(config: str | Path) -> Path:
     Raises:
         ShippedError: There is neither.
     """
-    path = Path(config)
+    path = Path(config).expanduser()
     if path.is_file() or (path.exists() and not path.is_dir()):
         return path
     name = str(config).removesuffix(".toml")
@@ -64,7 +64,7 @@ def copy(name: str, to: str | Path = ".") -> Path:
     Raises:
         ShippedError: The name is unknown, or something stands at the path, or its folder is missing.
     """
-    text, to = _file(name).read_bytes(), Path(to)
+    text, to = _file(name).read_bytes(), Path(to).expanduser()
     to = to / f"{name}.toml" if to.is_dir() else to
     try:
         with to.open("xb") as file:

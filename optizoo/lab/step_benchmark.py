@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.benchmark import Timer
 
 from optizoo import create, explain
-from optizoo.lab.folder import write_json
+from optizoo.lab.files import is_stream, write_json
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin, torch_twin
@@ -189,7 +189,8 @@ def step_benchmark(
         device: Where the parameters live.
         dtype: Their type.
         copy_bytes: Size of the tensor whose copying gives the bandwidth; far more than the caches hold.
-        file: JSON file that takes the record after every cell, so that an interrupted run keeps what it measured.
+        file: JSON file that takes the record after every cell, so that an interrupted run keeps what it measured; a
+            pipe or device takes it at the end.
         progress: A line on stderr for every cell.
 
     Returns:
@@ -240,12 +241,14 @@ def step_benchmark(
                 )
                 cells.append(cell)
                 record["copy_gb_s"] = statistics.median(cell["copy_gb_s"] for cell in cells)
-                if file is not None:
+                if file is not None and not is_stream(file):
                     write_json(file, record)
                 gc.collect()  # states are large, and an optimizer may stand in a cycle
             del params
     finally:
         torch.set_num_threads(before)
+    if file is not None and is_stream(file):
+        write_json(file, record)
     return record
 
 

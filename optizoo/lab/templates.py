@@ -1,6 +1,7 @@
 """Pages of HTML that need no other file: templates that share one look, pictures inlined, equations as outlines."""
 
 import base64
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
+from optizoo.lab.pictures import usual_settings
+
 __all__ = ["equation", "inlined", "render"]
 
 EM = 20  # size of an equation's letters, in its own units; the page shows them at 1.25 times its own letters
@@ -18,14 +21,18 @@ LETTERS = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outlin
 
 def render(name: str, **values: Any) -> str:
     """Return a template of this folder, filled; a value that is missing is an error, and text is escaped."""
-    environment = Environment(
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(**values)
 
 
 def inlined(image: bytes, kind: str = "png") -> str:
@@ -33,6 +40,7 @@ def inlined(image: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
+@usual_settings
 def equation(text: str) -> Markup:
     r"""Return mathematics, as matplotlib reads it between dollar signs, as inline SVG in the colour of the text.
 

@@ -18,6 +18,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -40,7 +41,8 @@ class Mutant:
         true: The text in the rule; empty where the mistake is one of the options.
         mistaken: What stands in its place.
         options: Options of the constructor.
-        rule: The rule in which the text stands, if its name is not that of the optimizer.
+        rule: The rule in which the text stands, or a function that the rule calls, if its name is not that of the
+            optimizer.
         mistaken_options: Options that the mistaken optimizer has otherwise, for what stands in no rule.
     """
 
@@ -66,9 +68,11 @@ class Mutant:
         found += [kind.regularized] if hasattr(kind, "regularized") else []  # pyright: ignore
         rules = {rule.__name__: rule for rule in found}
         name = self.rule or self.optimizer
-        if name not in rules:
+        callers = [rule for rule in found if name == rule.__name__] or [rule for rule in found if name in _calls(rule)]
+        if not callers:
             raise ValueError(f"{kind.__name__} with the options {options} runs {', '.join(rules)}, not {name!r}")
-        return with_rules(kind, {**rules, name: _mutated(rules[name], self.true, self.mistaken)})(params, **options)
+        mistaken = {rule.__name__: _mutated(rule, name, self.true, self.mistaken) for rule in callers}
+        return with_rules(kind, {**rules, **mistaken})(params, **options)
 
     @property
     def shapes(self) -> Shapes:
@@ -80,17 +84,28 @@ class Mutant:
         return oracle(self.optimizer, params, **self.options)
 
 
+def _calls(rule: Rule) -> tuple[str, ...]:
+    """Return the names that the text of a rule uses."""
+    return rule.__code__.co_names if isinstance(rule, FunctionType) else ()
+
+
 @cache
-def _mutated(rule: Rule, true: str, mistaken: str) -> Rule:
-    """Return ``rule`` with ``mistaken`` in place of ``true``, which must stand once in its text."""
-    text = textwrap.dedent(inspect.getsource(rule))
+def _mutated(rule: Rule, name: str, true: str, mistaken: str) -> Rule:
+    """Return ``rule`` with ``mistaken`` in place of ``true``, which must stand once in the text.
+
+    The text is that of ``rule``, or of the function ``name`` that it calls.
+    """
+    function = rule if rule.__name__ == name else rule.__globals__[name]
+    text = textwrap.dedent(inspect.getsource(function))
     if text.count(true) != 1:
-        raise ValueError(
-            f"the text {true!r} stands {text.count(true)} times in rule {rule.__name__!r}; it must stand once"
-        )
-    namespace = dict(rule.__globals__)
-    exec(compile(text.replace(true, mistaken), f"<mutated {rule.__name__}>", "exec"), namespace)
-    return namespace[rule.__name__]
+        raise ValueError(f"the text {true!r} stands {text.count(true)} times in rule {name!r}; it must stand once")
+    namespace = dict(function.__globals__)
+    exec(compile(text.replace(true, mistaken), f"<mutated {name}>", "exec"), namespace)
+    if function is rule:
+        return namespace[name]
+    caller = FunctionType(rule.__code__, {**rule.__globals__, name: namespace[name]}, rule.__name__, rule.__defaults__)
+    caller.__kwdefaults__ = rule.__kwdefaults__
+    return caller
 
 
 DECAY = {"weight_decay": 0.1}

@@ -45,21 +45,13 @@ def schedulefree_adamw(
     Source: Defazio et al. (2024), Algorithm 1, https://arxiv.org/abs/2405.15682.
     """
     beta1, beta2 = betas
-    z = param if z is None else z
-    lr = lr * smaller(1.0, step / warmup_steps) if warmup_steps else lr
-    lr_max = larger(lr_max, lr)
-    weight = step**r * lr_max**weight_lr_power  # w
-    weight_sum = weight_sum + weight  # Σw
-    c = weight / larger(weight_sum, 1e-300)  # 0 at a rate that was always 0
     exp_avg_sq = (exp_avg_sq * beta2).addcmul(grad, grad, value=1 - beta2)  # v ← β₂v + (1-β₂)g²
     direction = grad / ((exp_avg_sq / (1 - beta2**step)).sqrt() + eps)  # g / (√v̂ + ε)
-    if weight_decay:
-        direction = direction.add(param, alpha=weight_decay)  # d = g / (√v̂ + ε) + λy
-    param = param.lerp(z, c).add(direction, alpha=lr * (beta1 * (1 - c) - 1))  # y ← (1-c)y + cz - α(1 - β₁(1-c))d
-    z = z.add(direction, alpha=-lr)  # z ← z - αd
-    if not beta1:
-        average = z if average is None else average.lerp(z, c)  # x ← (1-c)x + cz
-    return param, exp_avg_sq, z, average, weight_sum, lr_max
+    param, *averages = schedulefree_sgd(
+        param, direction, z, average, weight_sum, lr_max, lr=lr, momentum=beta1, weight_decay=weight_decay,
+        warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power, step=step,
+    )  # fmt: skip
+    return param, exp_avg_sq, *averages
 
 
 def schedulefree_evaluated(param, z, average=None, *, momentum):

@@ -91,7 +91,7 @@ def test_killed_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     dataset = load(SAVING)
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(5))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(5))
         with pytest.raises(KeyboardInterrupt):
             train(SAVING, dataset, record=tmp_path / "r.jsonl", checkpoint=file, resume=True, progress=False)
     state = checkpoints.load(file)
@@ -163,7 +163,7 @@ def assert_costs_no_checkpoint(
 ) -> None:
     """Interrupt a run, let it go on where nothing can be saved, and then where it can."""
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(6))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(6))
         assert cli.main(["train", str(config), "--out", str(folder)]) == 130
     saved = folder / "checkpoint.pt"
     before = saved.read_bytes(), checkpoints.previous(saved).read_bytes()
@@ -201,7 +201,7 @@ def test_full_disk_for_a_record(config: Path, told: Told, small_disk: Path):
     status = os.statvfs(small_disk)
     (small_disk / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize))
     error = told("train", str(config), "--out", str(folder))
-    assert f"error: {folder}/config.json: No space left on device: make room on its disk" in error
+    assert f"error: {folder}/.optizoo: No space left on device: make room on its disk" in error
     assert list(folder.iterdir()) == []
 
 

@@ -19,10 +19,9 @@ import optizoo
 from optizoo import cli
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import data
-from optizoo.lab import train as training
 from optizoo.lab.config import load_run
 from optizoo.lab.records import Record
-from optizoo.lab.train import Trained, build_model, train
+from optizoo.lab.train import Trained, build_model, building, objective, train
 from tests.faults.conftest import CONFIG, Told
 from tests.lab.test_train import assert_same
 from tests.processes import context
@@ -43,7 +42,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
                     loss = loss * value
             return loss
 
-        monkeypatch.setattr(training, "cross_entropy", poisoned)
+        monkeypatch.setattr(objective, "cross_entropy", poisoned)
 
     return at
 
@@ -71,7 +70,7 @@ def test_run_stops_before_the_update(
 
     Static steps, whose losses are looked at when the epoch is over, are made again up to there.
     """
-    monkeypatch.setattr(training, "_may_be_static", lambda config, device: static)
+    monkeypatch.setattr(building, "may_be_static", lambda config, device: static)
     expected = run(config, max_steps=step - 1)() if step > 1 else None
     poison(step, value)
     stopped = run(config)(record="r.jsonl", checkpoint="c.pt")
@@ -99,7 +98,7 @@ def test_static_run_stops_before_the_update_that_blows_it_up(
     config: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ):
     """A rate that grows without end blows a run up behind its first epoch; it ends with the last good weights."""
-    monkeypatch.setattr(training, "_may_be_static", lambda config, device: True)
+    monkeypatch.setattr(building, "may_be_static", lambda config, device: True)
     growing = CONFIG.replace("[train]", '[schedule]\nname = "exponential"\ngamma = 100\n[train]')
     config.write_text(growing.replace('"cpu"', f'"{device}"'), encoding="utf-8")
     stopped = run(config, epochs=12)()

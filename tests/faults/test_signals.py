@@ -21,8 +21,8 @@ COMMAND = "import sys; from optizoo.cli import main; sys.exit(main(sys.argv[1:])
 # Each step takes ten minutes: what a signal does then does not wait for its end.
 STUCK = """
 import time
-from optizoo.lab import train
-train.cross_entropy = lambda *_: print('stuck') or time.sleep(600)
+from optizoo.lab.train import objective
+objective.cross_entropy = lambda *_: print('stuck') or time.sleep(600)
 """
 LONG = ("--train.epochs", "1000000", "--train.evaluate_every", "10000")
 

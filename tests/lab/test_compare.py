@@ -20,6 +20,7 @@ from optizoo.lab.config import (
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
+    load_compare,
 )
 from optizoo.lab.data import DataError
 from optizoo.lab.folder import FolderError
@@ -90,6 +91,7 @@ def test_no_path_is_kept(tmp_path: Path) -> None:
 def test_folder(whole: CompareResult) -> None:
     """The folder holds config, environment, one record a run, table, pictures and page, and no checkpoint."""
     assert {path.name for path in whole.folder.iterdir()} == {
+        ".optizoo",
         "cells",
         "config.json",
         "environment.json",
@@ -277,7 +279,7 @@ def test_a_damaged_environment_is_told(tmp_path: Path) -> None:
 
 
 def test_starting_over_waits_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``fresh`` deletes nothing before the data are there; then it deletes the old results too."""
+    """``fresh`` deletes nothing before the new comparison is whole: it is made in a folder inside."""
     config = tiny(optimizers=(SGD,), seeds=(0,))
     compare(config, tmp_path, progress=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -291,7 +293,9 @@ def test_starting_over_waits_until_it_can(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(compare_module, "train", stop)
     with pytest.raises(KeyboardInterrupt):
         compare(config, tmp_path, progress=False, fresh=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"cells", "config.json", "environment.json"}
+    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert before.items() <= now.items()
+    assert {path.parent for path in now.keys() - before.keys()} == {tmp_path / ".new"}
 
 
 def test_grid() -> None:
@@ -327,8 +331,20 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_linear", "cifar10_two_layer", "cifar10_schedules"])
 def test_configs_of_the_project(name: str) -> None:
     """Every comparison in ``configs/`` can be read, and its file says under which name it runs."""
-    config = compare_module.load_compare(CONFIGS / f"{name}.toml")
+    config = load_compare(CONFIGS / f"{name}.toml")
     assert config.name == name
     assert cells(config)
     styles = pictures.styles(optimizer.label for optimizer in config.optimizers)
     assert len({style.colour for style in styles.values()}) == len(config.optimizers)
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_fast_backends_have_loops_beside_them(tmp_path: Path):
+    """By default a comparison runs and times the backends that users get; loops beside them prove the bits."""
+    config = tiny(seeds=(0,), optimizers=(ADAM, NO_TWIN), train=TrainConfig(epochs=1, batch_size=50, device="cpu"))
+    result = compare(config, tmp_path, progress=False)
+    adam, alone = (row_of(result, each)["twin"] for each in ("adam", "velocity"))
+    assert (adam["proofs"], adam["proofs_identical"], alone) == (1, 1, None)
+    assert "loops identical" in result.table
+    (event,) = [record.twin for record in result.records if record.twin is not None]
+    assert event["loops_steps"] == 4

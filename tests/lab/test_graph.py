@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from optizoo.lab.graph import WARM_UP, Graph
+from optizoo.lab.train.graph import WARM_UP, Graph
 
 
 class Device:

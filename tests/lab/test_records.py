@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 import optizoo
-from optizoo.lab.records import Record, Recorder, RecordError, environment
+from optizoo.lab import rows
+from optizoo.lab.config import digest
+from optizoo.lab.records import Record, Recorder, RecordError, environment, frame
 
 START = ({"name": "x"}, {"torch": "2"}, {"name": "tiny", "digest": "d"})
 
@@ -152,3 +155,65 @@ def test_environment_is_plain():
     assert found["optizoo"] == optizoo.__version__
     assert found["device"] == "cpu"
     assert str(Path(optizoo.__file__).parents[1]) not in json.dumps(found)
+
+
+def test_start_has_schema_and_digests(path: Path):
+    """A record says in which schema it is written, and of which config, code and data it is."""
+    record = Record.read(path)
+    assert record.schema == rows.SCHEMA
+    assert record.digests == {"config": digest({"name": "x"}), "code": "", "data": "d"}
+
+
+def test_older_record_still_reads(path: Path):
+    """A record of the schema before, which had neither version nor digests, reads as ever."""
+    start, rest = path.read_text(encoding="utf-8").split("\n", 1)
+    old = {key: value for key, value in json.loads(start).items() if key not in ("schema", "digests")}
+    path.write_text(json.dumps(old) + "\n" + rest, encoding="utf-8")
+    record = Record.read(path)
+    assert record == Record(*START, epochs=[epoch(1), epoch(2)], result={"status": "finished", "steps": 20})
+    assert (record.schema, record.digests) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "event", "message"),
+    [
+        pytest.param(0, {"schema": 99}, f"has schema 99, and this optizoo knows {rows.SCHEMA}: update", id="newer"),
+        pytest.param(1, {"step": "ten"}, "line 2: the epoch event has step = 'ten': Input should be", id="type"),
+        pytest.param(3, {"losses": 3}, "line 4: the result event has losses = 3: Input should be", id="list"),
+    ],
+)
+def test_event_of_another_shape_is_told(path: Path, line: int, event: dict, message: str):
+    """A value of another type than the schema has is told with line and key; so is a schema of the future."""
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    lines[line] |= event
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
+    with pytest.raises(RecordError, match=re.escape(message)):
+        Record.read(path)
+
+
+def test_frame_of_a_record(path: Path):
+    """A table of a record has one row, with dots in the names of its columns; or one for each epoch."""
+    runs = frame(path)
+    assert runs.loc[0, ["config.name", "result.status", "result.steps"]].tolist() == ["x", "finished", 20]
+    epochs = frame(path, "epochs")
+    assert epochs[["config.name", "epoch", "step"]].to_numpy().tolist() == [["x", 1, 10], ["x", 2, 20]]
+
+
+def test_frame_of_a_folder(path: Path):
+    """A table of a folder has a row for each record in it, and says where they lie."""
+    other = path.with_name("other.jsonl")
+    other.write_bytes(path.read_bytes())
+    path.with_name("results.jsonl").write_text('{"optimizer": "sgd"}\n', encoding="utf-8")  # a comparison's table
+    assert frame(path.parent)["file"].tolist() == [str(other), str(path)]
+
+
+def test_frame_of_nothing_is_told(tmp_path: Path):
+    """A folder without records is told."""
+    with pytest.raises(RecordError, match="holds no record"):
+        frame(tmp_path)
+
+
+def test_page_of_the_schema_is_that_of_the_types():
+    """The tables of docs/records.md are those of the types."""
+    page = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+    assert page.endswith("\n" + rows.markdown())

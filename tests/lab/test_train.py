@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 import optizoo
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import models
-from optizoo.lab import train as training
 from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import ConfigError, RunConfig, run_from_dict, to_dict
 from optizoo.lab.data import Batches, Dataset, Split, epoch_order
 from optizoo.lab.records import Record, RecordError
-from optizoo.lab.train import Trained, evaluate, penalty, resolve_device, train
+from optizoo.lab.train import Trained, building, evaluate, evaluation, penalty, resolve_device, train
+from optizoo.lab.train.static import StaticSteps
 from optizoo.testing import has_torch_twin
 
 
@@ -58,7 +58,7 @@ def run_config(**sections: Any) -> RunConfig:
 
 def signal_at(step: int, number: int = signal.SIGINT) -> Callable[..., torch.optim.Optimizer]:
     """Return a ``build_optimizer`` whose optimizer raises a signal in its ``step``-th update."""
-    build = training.build_optimizer
+    build = building.build_optimizer
 
     def build_optimizer(config: RunConfig, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
         optimizer = build(config, model, **options)
@@ -81,7 +81,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
 
     def run(step: int, *arguments: Any, **options: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(training, "build_optimizer", signal_at(step))
+            patch.setattr(building, "build_optimizer", signal_at(step))
             with pytest.raises(KeyboardInterrupt):
                 train(*arguments, progress=False, **options)
 
@@ -253,6 +253,13 @@ def test_run_is_a_function_of_its_seed(dataset: Dataset, model: dict[str, Any]):
     assert not torch.equal(other.losses, first.losses)
 
 
+def test_order_of_the_batches_may_have_its_own_seed(dataset: Dataset):
+    """With ``order_seed`` runs of other seeds begin at other weights and see the batches of that seed."""
+    first = train(run_config(model={"init": "zeros"}, seed=3), dataset, progress=False)
+    other = train(run_config(model={"init": "zeros"}, seed=4, train={"order_seed": 3}), dataset, progress=False)
+    assert_same(other.losses, first.losses)
+
+
 def test_caller_is_left_alone(dataset: Dataset):
     """A run changes neither the caller's random state nor its threads nor its signal handlers."""
     torch.manual_seed(0)
@@ -274,6 +281,42 @@ def test_evaluation_counts_every_image(dataset: Dataset):
     logits = model(batches.normalise(dataset.test.images))
     assert loss == pytest.approx(cross_entropy(logits, dataset.test.labels).item(), rel=1e-6)
     assert accuracy == (logits.argmax(1) == dataset.test.labels).double().mean().item()
+
+
+def test_test_images_are_looked_at_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    """However often a run is evaluated, it sees the test images when it has ended, and never before."""
+    seen = []
+    real = evaluation.evaluate
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda model, batches: (seen.append(len(batches.split)), real(model, batches))[1]
+    )
+    train(run_config(), dataset, progress=False)
+    assert seen == [20, 20, 20, 24]
+
+
+def test_run_is_judged_where_its_optimizer_says(dataset: Dataset):
+    """Losses and accuracies on held-out images are those of the second point; training goes on from the first."""
+    config = run_config(optimizer={"name": "schedulefreesgd", "lr": 0.1})
+    trained = train(config, dataset, progress=False)
+    last = trained.record.epochs[-1]
+    batches = Batches(dataset.validation, dataset.mean, dataset.std, 1000)
+    assert isinstance(trained.optimizer, optizoo.ScheduleFreeSGD)
+    assert evaluate(trained.model, batches)[0] != last["validation_loss"]
+    with trained.optimizer.evaluating():
+        assert evaluate(trained.model, batches) == (last["validation_loss"], last["validation_accuracy"])
+    unseen = train(run_config(optimizer={"name": "schedulefreesgd", "lr": 0.1}, train={"evaluate_every": 3}), dataset)
+    assert_same(unseen.losses, trained.losses)
+
+
+def test_schedule_moves_every_group_from_its_own_rate(dataset: Dataset):
+    """Groups that the optimizer begins at another rate keep it, times the schedule."""
+    config = run_config(
+        optimizer={"name": "muon", "lr": 0.02, "adamw_lr": 0.001},
+        model={"name": "two_layer", "hidden": 8},
+        schedule={"name": "exponential", "gamma": 0.5},
+    )
+    rates = train(config, dataset, progress=False).record.epochs[0]["lr"]
+    assert rates == [lr * 0.5**4 for lr in (0.02, 0.001, 0.001)]
 
 
 def test_empty_validation_split_has_no_accuracy(dataset: Dataset):
@@ -299,7 +342,8 @@ def test_record_tells_the_run(dataset: Dataset, tmp_path: Path):
     sizes = {"train": 60, "validation": 20, "test": 24}
     assert record.dataset == {"name": "tiny", "source": "made by the test", "digest": "digest of tiny", **sizes}
     assert [epoch["step"] for epoch in record.epochs] == [4, 8, 12]
-    assert [epoch["test_accuracy"] is not None for epoch in record.epochs] == [False, True, True]
+    assert [epoch["validation_accuracy"] is not None for epoch in record.epochs] == [False, True, True]
+    assert [epoch["test_accuracy"] is not None for epoch in record.epochs] == [False, False, True]
     best = max(epoch["validation_accuracy"] for epoch in record.epochs[1:])
     expected = {
         "status": "finished",
@@ -479,7 +523,7 @@ def test_checkpoint_of_another_run_is_refused(dataset: Dataset, tmp_path: Path, 
 
 def test_termination_saves_and_exits(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """SIGTERM ends the step, saves a checkpoint, and exits with status 143."""
-    monkeypatch.setattr(training, "build_optimizer", signal_at(6, signal.SIGTERM))
+    monkeypatch.setattr(building, "build_optimizer", signal_at(6, signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:
         train(run_config(), dataset, checkpoint=tmp_path / "c.pt", progress=False)
     assert caught.value.code == 143
@@ -591,7 +635,7 @@ STATIC = [each for each in RESUMABLE if each.id not in ("torch-adamw", "full-bat
 @pytest.fixture
 def static(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs on the CPU leave all to the device, as runs on CUDA do; only the graph is not there."""
-    monkeypatch.setattr(training, "_may_be_static", lambda config, device: True)
+    monkeypatch.setattr(building, "may_be_static", lambda config, device: True)
 
 
 @pytest.mark.usefixtures("static")
@@ -602,7 +646,7 @@ def test_static_steps_are_the_ordinary_steps(
     """Steps that read rows, rates and counters from tensors give the bits of the loop that has them from Python."""
     static = train(run_config(**sections), dataset, progress=False)
     assert static.optimizer.param_groups[0]["capturable"]
-    monkeypatch.setattr(training._Run, "static_steps", lambda *_: None)
+    monkeypatch.setattr(StaticSteps, "make", lambda *_: None)
     ordinary = train(run_config(**sections), dataset, progress=False)
     assert_same_run(static, ordinary)
 
@@ -648,9 +692,9 @@ def test_run_moves_to_another_kind_of_device(
     """A run that was begun where steps are static goes on where they are not, and the other way round."""
     config = run_config(optimizer=optimizer, schedule={"name": "cosine"})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_may_be_static", lambda config, device: first == "static")
+        patch.setattr(building, "may_be_static", lambda config, device: first == "static")
         interrupted(6, config, dataset, checkpoint=tmp_path / "c.pt")
-    monkeypatch.setattr(training, "_may_be_static", lambda config, device: first != "static")
+    monkeypatch.setattr(building, "may_be_static", lambda config, device: first != "static")
     resumed = train(config, dataset, checkpoint=tmp_path / "c.pt", resume=True, progress=False)
     (group,) = resumed.optimizer.param_groups
     assert (group.get("capturable", False), isinstance(group["lr"], Tensor)) == ((first != "static"),) * 2
@@ -667,8 +711,8 @@ NOT_CAPTURABLE = ("sgd", "momentum", "adagrad")
 def test_what_cannot_be_static_is_not(dataset: Dataset, name: str):
     """An optimizer that keeps step or rate on the host is stepped from there."""
     config = run_config(optimizer={"name": name, "library": "torch"})
-    model = training.build_model(config, classes=4)
-    assert not isinstance(training.build_optimizer(config, model, static=True).param_groups[0]["lr"], Tensor)
+    model = building.build_model(config, classes=4)
+    assert not isinstance(building.build_optimizer(config, model, static=True).param_groups[0]["lr"], Tensor)
     assert train(config, dataset, progress=False).status == "finished"
 
 
@@ -678,7 +722,7 @@ def test_what_cannot_be_static_is_not(dataset: Dataset, name: str):
 def test_torch_twins_take_a_rate_on_the_device(name: str):
     """Every optimizer of ``torch.optim`` that has ``capturable`` can be built for a graph."""
     config = run_config(optimizer={"name": name, "library": "torch"})
-    (group,) = training.build_optimizer(config, training.build_model(config), static=True).param_groups
+    (group,) = building.build_optimizer(config, building.build_model(config), static=True).param_groups
     assert (
         isinstance(group["lr"], Tensor)
         is group.get("capturable", False)

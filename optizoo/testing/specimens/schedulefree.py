@@ -45,9 +45,8 @@ TABLES: tuple[Table, ...] = ({"warmup_steps": (0, 10), "r": (0.0, 1.5), "weight_
 REFERENCE = ({**TABLES[0], "weight_decay": (0, 0.05)},)
 
 
-def mutants(rule: str, true: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -> tuple[Mutant, ...]:
+def mutants(name: str, rule: str, true: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -> tuple[Mutant, ...]:
     """Return mutants of a rule: by what is wrong, the text, the mistake and the options under which it shows."""
-    name = rule.replace("_", "")
     return tuple(Mutant(f"{name}-{title}", name, *mistake, rule) for title, mistake in true.items())
 
 
@@ -57,6 +56,7 @@ SHARED = {
     "forgets-the-largest-rate": ("lr_max = larger(lr_max, lr)", "lr_max = lr", {}),
     "warm-up-from-0": ("step / warmup_steps", "(step - 1) / warmup_steps", {"warmup_steps": 10}),
     "no-average": ("param.lerp(z, c)", "param", {}),
+    "averages-before-the-step": ("momentum * (1 - c) - 1", "momentum - 1", {}),
 }  # fmt: skip
 
 SCHEDULEFREESGD = Specimen(
@@ -64,10 +64,9 @@ SCHEDULEFREESGD = Specimen(
     textbook=(schedulefree_sgd,),
     tables=TABLES,
     more_tables=({"momentum": (0.0, 1.0)},),
-    mutants=mutants("schedulefree_sgd", {
+    mutants=mutants("schedulefreesgd", "schedulefree_sgd", {
         **SHARED,
         "steps-whole": ("lr * (momentum * (1 - c) - 1)", "-lr", {}),
-        "averages-before-the-step": ("momentum * (1 - c) - 1", "momentum - 1", {}),
         "decays-at-z": ("grad.add(param, alpha=weight_decay)", "grad.add(z, alpha=weight_decay)", DECAY),
     }),
     references=(
@@ -80,14 +79,15 @@ SCHEDULEFREEADAMW = Specimen(
     textbook=(schedulefree_adamw,),
     tables=TABLES,
     more_tables=({"betas": ((0.0, 0.999),)},),
-    mutants=mutants("schedulefree_adamw", {
-        **SHARED,
-        "averages-before-the-step": ("beta1 * (1 - c) - 1", "beta1 - 1", {}),
-        "no-correction": ("(exp_avg_sq / (1 - beta2**step)).sqrt()", "exp_avg_sq.sqrt()", {}),
-        "eps-inside-root": ("(exp_avg_sq / (1 - beta2**step)).sqrt() + eps",
-                            "(exp_avg_sq / (1 - beta2**step) + eps).sqrt()", {}),
-        "decay-inside": ("direction.add(param, alpha=weight_decay)", "grad.add(param, alpha=weight_decay)", DECAY),
-    }),
+    mutants=(
+        *mutants("schedulefreeadamw", "schedulefree_sgd", SHARED),
+        *mutants("schedulefreeadamw", "schedulefree_adamw", {
+            "no-correction": ("(exp_avg_sq / (1 - beta2**step)).sqrt()", "exp_avg_sq.sqrt()", {}),
+            "eps-inside-root": ("(exp_avg_sq / (1 - beta2**step)).sqrt() + eps",
+                                "(exp_avg_sq / (1 - beta2**step) + eps).sqrt()", {}),
+            "decay-inside": ("direction, z,", "grad.add(param, alpha=weight_decay), z,", DECAY),
+        }),
+    ),
     references=(
         Reference("schedulefree", "1.4.1", "schedulefree.AdamWScheduleFree", {"foreach": False}, tables=REFERENCE),
     ),
