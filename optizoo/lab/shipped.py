@@ -1,5 +1,6 @@
 """The configs that travel in the package: each has a name, says what it is, and can be copied to be edited."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -37,7 +38,7 @@ def find(config: str | Path) -> Path:
     name = str(config).removesuffix(".toml")
     if name in names():
         return FOLDER / f"{name}.toml"
-    why = "Is a directory" if path.is_dir() else "No such file"
+    why = os.strerror(errno.EISDIR if path.is_dir() else errno.ENOENT)
     raise ShippedError(
         f"{config}: cannot be read ({why}): give the path of a config, or a name of optizoo configs; "
         f"{did_you_mean(path.stem, names())}"

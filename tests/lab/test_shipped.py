@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_the_names_are_those_of_the_files():
     """What lies in ``configs/`` is what is shipped."""
     assert sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.toml")) == NAMES
     assert "quickstart" in NAMES
+
+
+def test_a_wheel_has_them():
+    """What goes into the package beside its modules includes every config; there is one copy of them."""
+    project = Path(__file__).parents[2]
+    setup = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    taken = {path.stem for pattern in setup["package-data"]["optizoo"] for path in (project / "optizoo").glob(pattern)}
+    assert {*NAMES} <= taken
+    assert shipped.FOLDER.resolve() == (project / "configs").resolve()
 
 
 def test_configs_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]):

@@ -70,7 +70,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
         net = models.create(model, seed=seed, inputs=train.x.shape[1], **size)
         more = {"momentum": options.momentum} if recipe == SGD else {"weight_decay": options.weight_decay}
         optimizer = optizoo.create("momentum" if recipe == SGD else "adamw", net.parameters(), lr=lr, **more)
-        warmup = round(options.warmup * steps) if schedule == "cosine" else 0
+        warmup = min(round(options.warmup * steps), steps - 1) if schedule == "cosine" else 0
         factor = ScheduleConfig(schedule, warmup_steps=warmup).build(steps)
         ended = fit(net, optimizer, train, steps=steps, batch_size=options.batch_size, seed=seed, schedule=factor)
         scores = [measure(net, split)[1] if len(ended) == steps else None for split in (validation, test)]
