@@ -1,7 +1,9 @@
-"""Where pickles of version 0.1 look for the classes: the zoo itself."""
+"""Where pickles of version 0.1 look for the classes: what the zoo has, under its older name."""
 
-import sys
+from typing import Any
 
 from optizoo import zoo
 
-sys.modules[__name__] = zoo
+
+def __getattr__(name: str) -> Any:
+    return getattr(zoo, name)

@@ -78,6 +78,7 @@ def epoch(options: argparse.Namespace) -> int:
 
     models = arguments.chosen("--model", options.model, list_models()) or ["linear"]
     arguments.check_file(options.json)
+    arguments.training_device(options.device)
     dataset = data.load(options.data)
     result = epoch_benchmark(
         dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device

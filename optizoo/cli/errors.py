@@ -24,6 +24,7 @@ LAB_ERRORS = {
     "DataError",
     "ExperimentError",
     "FolderError",
+    "ProcessError",
     "RecordError",
     "ShippedError",
     "StorageError",

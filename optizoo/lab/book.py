@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from tqdm import tqdm
 
 from optizoo.core.names import did_you_mean
+from optizoo.lab import options as flags
 from optizoo.lab import pictures, running
 from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, load
 from optizoo.lab.files import write
@@ -55,21 +56,14 @@ def options(name: str, **values: Any) -> Any:
         ExperimentError: The experiment or an option is unknown, or a value is not allowed.
     """
     kind = load(name).Options
-    known = {each.name: each.metadata for each in fields(kind)}
+    known = [each.name for each in fields(kind)]
     for key in values:
         if key not in known:
             raise ExperimentError(f"unknown option {key!r} of {name}: {did_you_mean(key, known)}")
-    for key, value in values.items():
-        about = known[key]
-        items = value if isinstance(value, tuple) else (value,)
-        if not items:
-            raise ExperimentError(f"{name}: {key} is empty; give at least one value")
-        for item in items:
-            if about["choices"] and item not in about["choices"]:
-                raise ExperimentError(f"{name}: {key} = {item!r} is unknown: {did_you_mean(item, about['choices'])}")
-            if about["at_least"] is not None and not item >= about["at_least"]:
-                raise ExperimentError(f"{name}: {key} = {item!r}; it must be at least {about['at_least']}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ExperimentError as error:
+        raise ExperimentError(f"{name}: {error}") from None
 
 
 def add_flags(parser: argparse.ArgumentParser, name: str) -> list[str]:
@@ -78,29 +72,7 @@ def add_flags(parser: argparse.ArgumentParser, name: str) -> list[str]:
     Raises:
         ExperimentError: The experiment is unknown.
     """
-    kind = load(name).Options
-    types = get_type_hints(kind)
-    group = parser.add_argument_group("options of the experiment")
-    for each in fields(kind):
-        flag, item = f"--{each.name.replace('_', '-')}", types[each.name]
-        arguments: dict[str, Any] = {"dest": each.name, "default": each.default}
-        if item is bool:
-            arguments["action"] = argparse.BooleanOptionalAction
-        elif get_origin(item) is tuple:
-            arguments |= {"type": get_args(item)[0], "nargs": "+", "action": _Tuple, "metavar": "VALUE"}
-        else:
-            arguments |= {"type": item, "metavar": "VALUE"}
-        default = " ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
-        choices = f"; one of {', '.join(map(str, each.metadata['choices']))}" if each.metadata["choices"] else ""
-        group.add_argument(flag, help=f"{each.metadata['help']}{choices} (default: {default})", **arguments)
-    return [each.name for each in fields(kind)]
-
-
-class _Tuple(argparse.Action):
-    """Keeps several values as a tuple."""
-
-    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _flag: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+    return flags.add_flags(parser, load(name).Options)
 
 
 def missing(name: str, chosen: Any) -> str | None:

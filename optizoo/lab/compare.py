@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from optizoo.lab import checkpoint as checkpoints
-from optizoo.lab import data, report
+from optizoo.lab import data, limits, report
 from optizoo.lab.compare_folder import ENVIRONMENT, check_comparison, finish, prepare
 from optizoo.lab.config import (
     CompareConfig,
@@ -88,10 +88,11 @@ def compare(
     config = replace(config, data=replace(config.data, root=None, cache=None))
     runs = list(pairs(config))
     check_comparison(folder)  # what is not ours shows before the data are read
+    dataset = data.load(**dataset_options).to(device)
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
+    _check_schedules(config, len(dataset.train))  # all that is wrong shows before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        dataset = data.load(**dataset_options).to(device)
-        _check_schedules(config, len(dataset.train))
         place = prepare(folder, config, dataset.digest, fresh=fresh, default=out is None)
         total = sum(len(pair) for pair in runs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)

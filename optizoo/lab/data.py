@@ -24,6 +24,7 @@ from torch import Tensor
 from optizoo.core.names import did_you_mean
 from optizoo.lab import cache as image_cache
 from optizoo.lab import sources, synthetic
+from optizoo.lab.limits import lacking
 from optizoo.lab.sources import Content, DataError, Split
 
 __all__ = ["Batches", "DataError", "Dataset", "Split", "epoch_order", "load", "normalise"]
@@ -114,6 +115,8 @@ def load(
             _check_size(key, size, minimum=1)
     if name == "synthetic":
         train_size = train_size or SYNTHETIC_SIZES["train_size"]
+        if words := lacking(3072 * (train_size + validation + (test_size or SYNTHETIC_SIZES["test_size"]))):
+            raise DataError(f"train_size = {train_size}, validation and test_size take {words}: make them smaller")
         content = synthetic.make(train_size + validation, test_size or SYNTHETIC_SIZES["test_size"], seed=seed)
         source, digest = f"generated from seed {seed}", content.digest()
     else:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,13 +66,17 @@ def is_stream(path: Path) -> bool:
         status = os.stat(path)
     except OSError:
         return False
-    if not stat.S_ISREG(status.st_mode) or os.path.abspath(path).startswith(("/dev/", "/proc/")):
-        return True
-    for descriptor in (0, 1, 2):
-        with suppress(OSError):  # it may be closed
-            if os.path.samestat(status, os.fstat(descriptor)):
-                return True
-    return False
+    in_system = os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    return not stat.S_ISREG(status.st_mode) or in_system or _descriptor(path) is not None
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of the standard stream that leads to the same file, if one does."""
+    for descriptor in (1, 2):
+        with suppress(OSError):  # the stream may be closed
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+    return None
 
 
 def _stays(path: Path) -> bool:
@@ -95,14 +100,18 @@ def write(path: str | Path, content: str | bytes) -> None:
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    if (stream := is_stream(path)) or _stays(path):
+    if (descriptor := _descriptor(path)) is not None:
+        sys.stdout.flush()
+        with naming(path), os.fdopen(os.dup(descriptor), "wb") as file:  # where the stream stands in its file
+            file.write(data)
+    elif (stream := is_stream(path)) or _stays(path):
         with naming(path), path.open("ab" if stream else "wb") as file:
             file.write(data)
-        return
-    with beside(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        sync(file.fileno())
+    else:
+        with beside(path) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
 
 
 def write_json(path: str | Path, content: object) -> None:

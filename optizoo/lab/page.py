@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from matplotlib.figure import Figure
@@ -21,7 +21,6 @@ __all__ = [
     "Track",
     "line_picture",
     "line_table",
-    "option",
     "silent",
 ]
 
@@ -47,7 +46,8 @@ class Experiment(Protocol):
 
     Attributes:
         NEEDS_DATA: Whether it trains on images; its options then have ``data``, of :func:`optizoo.lab.running.images`.
-        Options: A frozen dataclass whose fields are made by :func:`option`.
+        Options: A frozen dataclass whose fields are made by :func:`optizoo.lab.options.option`, and
+            which is :class:`optizoo.lab.options.Checked`.
     """
 
     NEEDS_DATA: bool
@@ -60,21 +60,6 @@ class Experiment(Protocol):
     def page(self, rows: Sequence[Row]) -> "Page":
         """Make the page from rows alone, as they come back from the file."""
         ...
-
-
-def option(default: Any, help: str, *, choices: Sequence[Any] = (), at_least: float | None = None) -> Any:  # noqa: A002
-    """Return a field of an experiment's ``Options``, which is a flag on the command line.
-
-    Its type is ``int``, ``float``, ``str``, ``bool``, or a tuple of one of the first three, such as
-    ``tuple[int, ...]``.
-
-    Args:
-        default: The value for the default size: the whole experiment within two minutes on two cores.
-        help: What it is, with its unit.
-        choices: The values that are allowed.
-        at_least: The smallest value that is allowed.
-    """
-    return field(default=default, metadata={"help": help, "choices": tuple(choices), "at_least": at_least})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from optizoo.lab import data, sources
 from optizoo.lab.config import ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 from optizoo.lab.data import Dataset, epoch_order
-from optizoo.lab.page import option
+from optizoo.lab.options import option
 from optizoo.lab.sources import DataError
 from optizoo.lab.train import Trained, train
 

@@ -35,7 +35,7 @@ def find(config: str | Path) -> Path:
     name = str(config).removesuffix(".toml")
     if name in names():
         return FOLDER / f"{name}.toml"
-    why = "is a folder" if path.is_dir() else "no such file"
+    why = "Is a directory" if path.is_dir() else "No such file"
     raise ShippedError(
         f"{config}: cannot be read ({why}): give the path of a config, or a name of optizoo configs; "
         f"{did_you_mean(path.stem, names())}"

@@ -73,7 +73,7 @@ def test_a_copy_is_written_once(
         pytest.param(["configs", "--copy", "quickstart", "a", "b"], "at most one path", id="paths"),
         pytest.param(["compare", "quikstart"], "did you mean 'quickstart'?", id="compare"),
         pytest.param(["compare", "configs/quickstart.toml"], "did you mean 'quickstart'?", id="path-of-the-project"),
-        pytest.param(["train", "."], ".: cannot be read (is a folder)", id="folder-for-a-config"),
+        pytest.param(["train", "."], ".: cannot be read (Is a directory)", id="folder-for-a-config"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 import optizoo
 from optizoo.lab import models, plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.pictures import Theme
 from optizoo.lab.running import DATA, fit, images, measure
 from optizoo.lab.statistics import is_significant, paired_bootstrap, sign_flip_test
@@ -31,18 +32,20 @@ DECAYS = (0.0, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(2000, "number of images to train on", at_least=1)
-    batch_size: int = option(100, "images in a batch", at_least=1)
-    epochs: int = option(30, "passes over the images", at_least=1)
-    hidden: int = option(64, "hidden units", at_least=1)
-    lrs: tuple[float, ...] = option((1e-4, 3e-4, 1e-3, 3e-3, 0.01), "learning rates", at_least=0)
+    images: int = option(2000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(100, "images in a batch", at_least=1, at_most="images")
+    epochs: int = option(30, "passes over the images", at_least=1, at_most=10_000)
+    hidden: int = option(64, "hidden units", at_least=1, at_most=10_000)
+    lrs: tuple[float, ...] = option((1e-4, 3e-4, 1e-3, 3e-3, 0.01), "learning rates", at_least=0, nonzero=True)
     decays: tuple[float, ...] = option(DECAYS, "decays, the lecture's lambda", at_least=0)
-    grid_seed: int = option(0, "seed of the runs of the grid", at_least=0)
-    seeds: tuple[int, ...] = option(tuple(range(1, 9)), "seeds of the runs of the best cells", at_least=0)
+    grid_seed: int = option(0, "seed of the runs of the grid", at_least=0, at_most=SEEDS)
+    seeds: tuple[int, ...] = option(
+        tuple(range(1, 9)), "seeds of the runs of the best cells", at_least=0, at_most=SEEDS
+    )
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

@@ -21,7 +21,8 @@ import torch
 
 import optizoo
 from optizoo.lab import models
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, batch_loss, descend, images, minibatches
 
@@ -30,18 +31,18 @@ LABELS = {True: "with correction", False: "without"}
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(10_000, "number of images to train on", at_least=1)
-    batch_size: int = option(128, "images in a batch", at_least=1)
-    steps: int = option(200, "updates of a run", at_least=2)
+    images: int = option(10_000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(128, "images in a batch", at_least=1, at_most="images")
+    steps: int = option(200, "updates of a run", at_least=2, at_most=100_000)
     early: int = option(50, "updates whose mean loss is the early loss", at_least=1)
-    lrs: tuple[float, ...] = option((1e-4, 1e-3), "learning rates", at_least=0)
-    beta1: float = option(0.9, "decay of the first moment", at_least=0)
-    beta2: float = option(0.999, "decay of the second moment", at_least=0)
-    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights and batches", at_least=0)
+    lrs: tuple[float, ...] = option((1e-4, 1e-3), "learning rates", at_least=0, nonzero=True)
+    beta1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
+    beta2: float = option(0.999, "decay of the second moment", at_least=0, below=1)
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights and batches", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 import optizoo
 from optizoo.lab import plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Track, line_picture, line_table, option
+from optizoo.lab.options import Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Track, line_picture, line_table
 from optizoo.lab.plots import Line, Mark
 
 NEEDS_DATA = False
@@ -37,21 +38,25 @@ TURN = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64) / sqrt(2)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     conditions: tuple[float, ...] = option(
         (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), "condition numbers", at_least=1
     )
-    shrink: float = option(1e-3, "part of the distance at which a run ends", at_least=0)
-    max_steps: int = option(4000, "updates after which a run ends anyway", at_least=1)
-    lrs: tuple[float, ...] = option((0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "rates of RMSprop and Adam", at_least=0)
+    shrink: float = option(1e-3, "part of the distance at which a run ends", at_least=0, below=1, nonzero=True)
+    max_steps: int = option(4000, "updates after which a run ends anyway", at_least=1, at_most=100_000)
+    lrs: tuple[float, ...] = option(
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "rates of RMSprop and Adam", at_least=0, nonzero=True
+    )
     products: tuple[float, ...] = option(
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.9, 1.95, 1.99, 2.01, 2.05, 2.1, 2.2, 2.3),
         "rates times L, for the edge of divergence",
+        at_least=0,
+        nonzero=True,
     )
     path_condition: float = option(20.0, "condition number of the paths that are drawn", at_least=1)
-    path_steps: int = option(40, "updates of the paths, and of the runs for the edge", at_least=1)
+    path_steps: int = option(40, "updates of the paths, and of the runs for the edge", at_least=1, at_most=10_000)
 
 
 def tuned(name: str, condition: float) -> tuple[dict[str, float], float | None]:

@@ -21,7 +21,8 @@ import optizoo
 from optizoo.lab import models, plots
 from optizoo.lab.config import ScheduleConfig
 from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.plots import Bar
 from optizoo.lab.running import DATA, fit, images, measure
 from optizoo.lab.statistics import Interval, is_significant, paired_bootstrap, sign_flip_test
@@ -33,23 +34,26 @@ ADAMW_LRS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(10_000, "number of images to train on", at_least=1)
-    batch_size: int = option(128, "images in a batch", at_least=1)
-    epochs: int = option(8, "passes over the images", at_least=1)
-    warmup: float = option(0.1, "share of the updates in the warm-up", at_least=0)
-    hidden: int = option(64, "hidden units of two_layer", at_least=1)
+    images: int = option(10_000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(128, "images in a batch", at_least=1, at_most="images")
+    epochs: int = option(8, "passes over the images", at_least=1, at_most=10_000)
+    warmup: float = option(0.1, "share of the updates in the warm-up", at_least=0, below=1)
+    hidden: int = option(64, "hidden units of two_layer", at_least=1, at_most=10_000)
     weight_decay: float = option(0.01, "decay of AdamW", at_least=0)
-    momentum: float = option(0.9, "momentum of SGD", at_least=0)
-    adamw_lrs: tuple[float, ...] = option(ADAMW_LRS, "rates of AdamW", at_least=0)
-    sgd_lrs: tuple[float, ...] = option((0.003, 0.01, 0.03, 0.1), "rates of SGD, each with two schedules", at_least=0)
-    tuning_seed: int = option(0, "seed of the trials", at_least=0)
-    seeds: tuple[int, ...] = option((1, 2, 3, 4, 5), "seeds of the runs that are compared", at_least=0)
+    momentum: float = option(0.9, "momentum of SGD", at_least=0, below=1)
+    adamw_lrs: tuple[float, ...] = option(ADAMW_LRS, "rates of AdamW", at_least=0, nonzero=True)
+    sgd_lrs: tuple[float, ...] = option(
+        (0.003, 0.01, 0.03, 0.1), "rates of SGD, each with two schedules", at_least=0, nonzero=True
+    )
+    tuning_seed: int = option(0, "seed of the trials", at_least=0, at_most=SEEDS)
+    seeds: tuple[int, ...] = option((1, 2, 3, 4, 5), "seeds of the runs that are compared", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.adamw_lrs) != 2 * len(self.sgd_lrs):
             raise ExperimentError(
                 f"sgd_lrs = {self.sgd_lrs}; for an equal budget it must be half as many as adamw_lrs = {self.adamw_lrs}"

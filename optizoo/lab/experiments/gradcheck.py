@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from optizoo.lab import models, plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.pictures import Theme
 from optizoo.lab.plots import Bar, Line, Mark
 from optizoo.lab.running import DATA, images
@@ -45,17 +46,19 @@ LIMITS = [Mark(1e-7, "fine with kinks", axis="x"), Mark(1e-4, "uneasy", axis="x"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(64, "number of images in the batch", at_least=2)
-    hidden: int = option(100, "hidden units of the two-layer model", at_least=1)
+    images: int = option(64, "number of images in the batch", at_least=2, at_most=IMAGES)
+    hidden: int = option(100, "hidden units of the two-layer model", at_least=1, at_most=10_000)
     elements: int = option(50, "elements that are checked of each parameter", at_least=1)
-    sizes: tuple[int, ...] = option((1, 8, 64, 512), "hidden units of the models that are timed", at_least=1)
-    epoch: int = option(50_000, "images of the epoch whose time is computed", at_least=1)
-    repeats: int = option(10, "timings, of which the shortest counts", at_least=1)
-    seed: int = option(0, "seed of weights and elements", at_least=0)
+    sizes: tuple[int, ...] = option(
+        (1, 8, 64, 512), "hidden units of the models that are timed", at_least=1, at_most=10_000
+    )
+    epoch: int = option(50_000, "images of the epoch whose time is computed", at_least=1, at_most=10**9)
+    repeats: int = option(10, "timings, of which the shortest counts", at_least=1, at_most=10_000)
+    seed: int = option(0, "seed of weights and elements", at_least=0, at_most=SEEDS)
 
 
 class _Relu(torch.autograd.Function):

@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 import optizoo
 from optizoo.lab import models
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, Images, batch_loss, descend, images, minibatches
 
@@ -32,23 +33,25 @@ NEEDS_DATA = True
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(10_000, "number of training images", at_least=2)
+    images: int = option(10_000, "number of training images", at_least=2, at_most=IMAGES)
     batch_sizes: tuple[int, ...] = option((32, 64, 128, 256), "images in a minibatch", at_least=1)
-    epochs: int = option(10, "passes over the training images, for every batch size", at_least=1)
-    lr: float = option(0.01, "learning rate of all", at_least=0)
-    draws: int = option(200, "minibatches of each size whose gradient is compared with the exact one", at_least=2)
+    epochs: int = option(10, "passes over the training images, for every batch size", at_least=1, at_most=10_000)
+    lr: float = option(0.01, "learning rate of all", at_least=0, nonzero=True)
+    draws: int = option(
+        200, "minibatches of each size whose gradient is compared with the exact one", at_least=2, at_most=100_000
+    )
     stop_images: int = option(500, "training images of the runs to a tolerance", at_least=1)
     tolerances: tuple[float, ...] = option(
-        (0.1, 0.03, 0.01), "lengths of the gradient at which a run stops", at_least=0
+        (0.1, 0.03, 0.01), "lengths of the gradient at which a run stops", at_least=0, nonzero=True
     )
-    max_steps: int = option(3000, "updates after which these runs stop anyway", at_least=1)
+    max_steps: int = option(3000, "updates after which these runs stop anyway", at_least=1, at_most=100_000)
     decay: float = option(0.1, "L2 of these runs, for a minimum that exists", at_least=0)
     stop_batch: int = option(32, "minibatch of these runs, beside the exact gradient", at_least=1)
-    seed: int = option(0, "seed of weights and batches", at_least=0)
+    seed: int = option(0, "seed of weights and batches", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, Checked, device, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, dataset
 from optizoo.lab.train import resolve_device
@@ -30,15 +31,15 @@ BLOCK = {"cpu": (4, 100), "cuda": (32, 8192)}  # queries and points at once: as 
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(45_000, "number of training images, the neighbours", at_least=1)
+    images: int = option(45_000, "number of training images, the neighbours", at_least=1, at_most=IMAGES)
     validation: int = option(500, "number of images on which k is chosen", at_least=1)
-    test: int = option(1000, "number of test images", at_least=1)
+    test: int = option(1000, "number of test images", at_least=1, at_most=10_000)
     ks: tuple[int, ...] = option((1, 3, 5, 8, 10, 12, 15, 20, 50, 100), "numbers of neighbours", at_least=1)
-    device: str = option("auto", "where distances are taken: auto, cpu or cuda")
+    device: str = option("auto", "where distances are taken: auto, cpu or cuda", check=device)
 
 
 def l1(queries: Tensor, points: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from statistics import fmean
 import optizoo
 from optizoo.lab import models
 from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, fit, images, measure
 
@@ -41,21 +42,22 @@ FOUR = ("too low", "good", "high", "too high")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(5000, "number of images to train on", at_least=1)
-    batch_size: int = option(128, "images in a batch", at_least=1)
-    steps: int = option(150, "updates of a run", at_least=10)
-    hidden: int = option(64, "hidden units", at_least=1)
-    lrs: tuple[float, ...] = option(GRID, "learning rates that every optimizer is tried with", at_least=0)
+    images: int = option(5000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(128, "images in a batch", at_least=1, at_most="images")
+    steps: int = option(150, "updates of a run", at_least=10, at_most=100_000)
+    hidden: int = option(64, "hidden units", at_least=1, at_most=10_000)
+    lrs: tuple[float, ...] = option(GRID, "learning rates that every optimizer is tried with", at_least=0, nonzero=True)
     multiples: tuple[float, ...] = option(
-        (0.01, 1.0, 4.0, 10.0), "too low, good, high, too high: multiples of SGD's best rate", at_least=0
+        (0.01, 1.0, 4.0, 10.0), "too low, good, high, too high: multiples of SGD's best rate", at_least=0, nonzero=True
     )
-    seeds: tuple[int, ...] = option((0, 1), "seeds of weights and batches", at_least=0)
+    seeds: tuple[int, ...] = option((0, 1), "seeds of weights and batches", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.multiples) != len(FOUR):
             raise ExperimentError(f"multiples = {self.multiples}; it must be four numbers: {', '.join(FOUR)}")
 

@@ -19,7 +19,8 @@ from statistics import fmean
 import optizoo
 from optizoo.lab import models
 from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, fit, images, measure
 from optizoo.schedules import Warmup
@@ -32,22 +33,23 @@ MEASURED = 5000  # training images on which the loss is taken at the end
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(10_000, "number of images to train on", at_least=1)
-    epochs: int = option(6, "passes over the images", at_least=1)
+    images: int = option(10_000, "number of images to train on", at_least=1, at_most=IMAGES)
+    epochs: int = option(6, "passes over the images", at_least=1, at_most=10_000)
     batch_size: int = option(32, "images in a batch of the baseline", at_least=1)
     factors: tuple[int, ...] = option((1, 2, 4, 8, 16, 32), "the factors N; 1 is the baseline", at_least=1)
-    lr: float = option(0.01, "learning rate of the baseline", at_least=0)
-    momentum: float = option(0.9, "momentum", at_least=0)
-    warmup: float = option(0.15, "share of the images that are seen while the rate climbs", at_least=0)
+    lr: float = option(0.01, "learning rate of the baseline", at_least=0, nonzero=True)
+    momentum: float = option(0.9, "momentum", at_least=0, below=1)
+    warmup: float = option(0.15, "share of the images that are seen while the rate climbs", at_least=0, at_most=1)
     tolerance: float = option(0.1, "loss above the baseline's, relative, at which the rule is broken", at_least=0)
-    hidden: int = option(64, "hidden units", at_least=1)
-    seeds: tuple[int, ...] = option((0, 1), "seeds of weights and batches", at_least=0)
+    hidden: int = option(64, "hidden units", at_least=1, at_most=10_000)
+    seeds: tuple[int, ...] = option((0, 1), "seeds of weights and batches", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if 1 not in self.factors or len(self.factors) < 2:
             raise ExperimentError(f"factors = {self.factors}; 1, the baseline, must be among them, and another")
         if max(self.factors) * self.batch_size > self.images:

@@ -22,7 +22,8 @@ from torch import nn
 import optizoo
 from optizoo.lab import find_lr, models, plots
 from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.pictures import Theme
 from optizoo.lab.plots import Line
 from optizoo.lab.running import DATA, batch_loss, descend, images, minibatches
@@ -31,23 +32,30 @@ NEEDS_DATA = True
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(5_000, "number of images to train on", at_least=1)
-    batch_size: int = option(128, "images in a batch", at_least=1)
-    hidden: int = option(64, "hidden units of the two-layer model", at_least=1)
-    optimizers: tuple[str, ...] = option(("sgd", "momentum", "rmsprop", "adam"), "optimizers")
+    images: int = option(5_000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(128, "images in a batch", at_least=1, at_most="images")
+    hidden: int = option(64, "hidden units of the two-layer model", at_least=1, at_most=10_000)
+    optimizers: tuple[str, ...] = option(
+        ("sgd", "momentum", "rmsprop", "adam"), "optimizers", choices=optizoo.list_optimizers()
+    )
     low: float = option(1e-6, "learning rate at which the sweep begins", at_least=0)
     high: float = option(10.0, "learning rate at which it ends", at_least=0)
-    sweep: int = option(100, "steps of the sweep", at_least=20)
-    steps: int = option(200, "updates of a run of training", at_least=1)
-    grid: tuple[float, ...] = option((1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "learning rates of the grid", at_least=0)
-    close: float = option(0.02, "how far from the grid's best accuracy is as good, as a fraction of all images")
-    seed: int = option(0, "seed of weights and batches", at_least=0)
+    sweep: int = option(100, "steps of the sweep", at_least=20, at_most=10_000)
+    steps: int = option(200, "updates of a run of training", at_least=1, at_most=100_000)
+    grid: tuple[float, ...] = option(
+        (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "learning rates of the grid", at_least=0, nonzero=True
+    )
+    close: float = option(
+        0.02, "how far from the grid's best accuracy is as good, as a fraction of all images", at_least=0, at_most=1
+    )
+    seed: int = option(0, "seed of weights and batches", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.low < self.high:
             raise ExperimentError(f"low = {self.low:g}; it must be above 0 and below high, which is {self.high:g}")
 

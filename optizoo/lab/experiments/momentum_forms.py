@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 
 import optizoo
-from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import descend
 
@@ -28,19 +28,15 @@ FORMS = {"outside": False, "inside": True}  # whether the velocity holds the rat
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
-    steps: int = option(60, "number of updates", at_least=2)
-    cut_after: int = option(20, "updates before the learning rate is cut", at_least=1)
+    steps: int = option(60, "number of updates", at_least=2, at_most=100_000)
+    cut_after: int = option(20, "updates before the learning rate is cut", at_least=1, below="steps")
     lr: float = option(0.1, "learning rate", at_least=0)
     cut: float = option(0.1, "factor of the cut", at_least=0)
-    momentum: float = option(0.9, "momentum, the lecture's rho", at_least=0)
+    momentum: float = option(0.9, "momentum, the lecture's rho", at_least=0, below=1)
     start: float = option(1.0, "where the weight begins")
-
-    def __post_init__(self) -> None:
-        if self.cut_after >= self.steps:
-            raise ExperimentError(f"cut_after = {self.cut_after}; it must be below the {self.steps} steps")
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

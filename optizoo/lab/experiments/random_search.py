@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from optizoo.lab import plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Bar, Line, Mark
 from optizoo.lab.running import DATA, dataset, rounded
 
@@ -35,18 +36,20 @@ CHUNK = 50  # weights that are scored at once
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(2000, "number of images on which the loss is taken", at_least=1)
-    tries: int = option(1000, "weights that are tried", at_least=1)
-    repeats: int = option(8, "repeats of random search", at_least=2)
-    local_repeats: int = option(4, "repeats of local search", at_least=2)
-    scale: float = option(1e-4, "standard deviation of random weights", at_least=0)
-    start: float = option(1e-3, "standard deviation of the weights at which local search begins", at_least=0)
-    step: float = option(1e-4, "standard deviation of a random step", at_least=0)
-    seed: int = option(0, "seed of all that is drawn", at_least=0)
+    images: int = option(2000, "number of images on which the loss is taken", at_least=1, at_most=IMAGES)
+    tries: int = option(1000, "weights that are tried", at_least=1, at_most=100_000)
+    repeats: int = option(8, "repeats of random search", at_least=2, at_most=1000)
+    local_repeats: int = option(4, "repeats of local search", at_least=2, at_most=100)
+    scale: float = option(1e-4, "standard deviation of random weights", at_least=0, nonzero=True)
+    start: float = option(
+        1e-3, "standard deviation of the weights at which local search begins", at_least=0, nonzero=True
+    )
+    step: float = option(1e-4, "standard deviation of a random step", at_least=0, nonzero=True)
+    seed: int = option(0, "seed of all that is drawn", at_least=0, at_most=SEEDS)
 
 
 def hinge(scores: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 import optizoo
 from optizoo.lab import models, plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Line
 from optizoo.lab.running import DATA, Images, batch_loss, dataset, descend, images, minibatches
 from optizoo.schedules import Cosine
@@ -41,22 +42,24 @@ EXAMPLES = {"equal pixels": (1.0, 1.0, 1.0, 1.0), "a brighter pixel": (1.1, 1.0,
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(1000, "number of training images", at_least=1)
-    side: int = option(16, "width and height of the images, to which they are shrunk", at_least=1)
+    images: int = option(1000, "number of training images", at_least=1, at_most=IMAGES)
+    side: int = option(16, "width and height of the images, to which they are shrunk", choices=(1, 2, 4, 8, 16, 32))
     batch_size: int = option(100, "images in a batch, for dropout", at_least=1)
-    steps: int = option(500, "updates of a run, under a cosine schedule", at_least=1)
+    steps: int = option(500, "updates of a run, under a cosine schedule", at_least=1, at_most=100_000)
     lambdas: tuple[float, ...] = option(
         (1e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 0.1, 0.3), "strengths of L2, L1 and elastic net", at_least=0
     )
     decays: tuple[float, ...] = option((0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "strengths of AdamW's decay", at_least=0)
-    dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4, 0.6, 0.8), "probabilities of dropout", at_least=0)
-    hidden: int = option(128, "hidden units of the two layers", at_least=1)
-    lr: float = option(0.02, "learning rate of SGD with momentum 0.9; Adam has a twentieth of it", at_least=0)
-    seed: int = option(0, "seed of weights, batches and dropout", at_least=0)
+    dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4, 0.6, 0.8), "probabilities of dropout", at_least=0, below=1)
+    hidden: int = option(128, "hidden units of the two layers", at_least=1, at_most=10_000)
+    lr: float = option(
+        0.02, "learning rate of SGD with momentum 0.9; Adam has a twentieth of it", at_least=0, nonzero=True
+    )
+    seed: int = option(0, "seed of weights, batches and dropout", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 import optizoo
 from optizoo.lab import plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Line
 from optizoo.lab.running import rounded
 
@@ -50,12 +51,12 @@ SURFACES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
-    steps: int = option(1000, "number of updates", at_least=1)
+    steps: int = option(1000, "number of updates", at_least=1, at_most=100_000)
     noise: float = option(1e-3, "standard deviation of the noise in each part of the gradient", at_least=0)
-    seed: int = option(0, "seed of the noise", at_least=0)
+    seed: int = option(0, "seed of the noise", at_least=0, at_most=SEEDS)
     offsets: tuple[float, ...] = option((1e-2, 1e-4, 1e-6, 1e-8), "starts beside the saddle's line", at_least=0)
 
 

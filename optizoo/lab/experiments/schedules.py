@@ -22,8 +22,8 @@ from statistics import fmean
 import optizoo
 from optizoo.lab import models, plots
 from optizoo.lab.config import ScheduleConfig
-from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Bar, Line
 from optizoo.lab.running import DATA, fit, images, measure, rounded
 
@@ -33,22 +33,18 @@ POINTS = 40  # of a loss curve, each the mean of the batches since the last
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(5000, "number of images to train on", at_least=1)
-    batch_size: int = option(128, "images in a batch", at_least=1)
-    steps: int = option(400, "updates of a run", at_least=10)
-    warmup_steps: int = option(40, "updates of the warm-up", at_least=1)
-    hidden: int = option(64, "hidden units", at_least=1)
+    images: int = option(5000, "number of images to train on", at_least=1, at_most=IMAGES)
+    batch_size: int = option(128, "images in a batch", at_least=1, at_most="images")
+    steps: int = option(400, "updates of a run", at_least=10, at_most=100_000)
+    warmup_steps: int = option(40, "updates of the warm-up", at_least=1, below="steps")
+    hidden: int = option(64, "hidden units", at_least=1, at_most=10_000)
     optimizer: str = option("adamw", "the optimizer", choices=optizoo.list_optimizers())
-    lr: float = option(0.01, "base learning rate", at_least=0)
-    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights and batches", at_least=0)
-
-    def __post_init__(self) -> None:
-        if self.warmup_steps >= self.steps:
-            raise ExperimentError(f"warmup_steps = {self.warmup_steps}; it must be below the {self.steps} steps")
+    lr: float = option(0.01, "base learning rate", at_least=0, nonzero=True)
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights and batches", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
@@ -59,7 +55,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
     kinds["inverse_sqrt"] = {"timescale": steps / 10}
     for name, warmup, seed in track(list(product(kinds, WARMUPS, options.seeds)), "runs"):
         model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
-        optimizer = optizoo.create(options.optimizer, model.parameters(), lr=options.lr)
+        optimizer = optizoo.create(options.optimizer, model, lr=options.lr)
         length = options.warmup_steps if warmup == "warm-up" else 0
         schedule = ScheduleConfig(name, warmup_steps=length, options=kinds[name]).build(steps)
         batch_size = options.batch_size

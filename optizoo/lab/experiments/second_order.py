@@ -24,31 +24,40 @@ import torch
 
 import optizoo
 from optizoo.lab import models
-from optizoo.lab.page import Headline, Page, Row, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
 from optizoo.lab.running import DATA, images
 from optizoo.lab.second_order import first_order, gauss_newton, hessian, lbfgs, newton, newton_cg, of_model
+from optizoo.zoo import optimizer_class
 
 NEEDS_DATA = True
 METHODS = {"newton": newton, "gauss_newton": gauss_newton, "newton_cg": newton_cg, "lbfgs": lbfgs}
 LARGE = {"linear, 32×32": 30_730, "two-layer, 512": 1_578_506, "GPT-2": 124_439_808}
+DENSE = [name for name in optizoo.list_optimizers() if not optimizer_class(name).least_dimensions]  # take any vector
 CARD = 80e9  # bytes of a large accelerator
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(1000, "number of images, of which every step sees all; half of them at full width", at_least=2)
+    images: int = option(
+        1000, "number of images, of which every step sees all; half of them at full width", at_least=2, at_most=IMAGES
+    )
     side: int = option(8, "width of the shrunken images", choices=(2, 4, 8, 16))
-    hidden: int = option(10, "hidden units of the network, which sees images of half that width", at_least=1)
+    hidden: int = option(
+        10, "hidden units of the network, which sees images of half that width", at_least=1, at_most=100
+    )
     l2: float = option(1e-2, "penalty: half of it times the squared norm of all parameters", at_least=0)
-    steps: int = option(20, "steps of Newton and Gauss-Newton, at most", at_least=1)
-    first_steps: int = option(150, "steps of the others, at most", at_least=1)
-    lrs: tuple[float, ...] = option((1e-3, 1e-2, 1e-1), "learning rates of first-order methods", at_least=0)
-    optimizers: tuple[str, ...] = option(("sgd", "momentum", "adam"), "first-order methods")
-    seed: int = option(0, "of the weights at the start", at_least=0)
+    steps: int = option(20, "steps of Newton and Gauss-Newton, at most", at_least=1, at_most=100_000)
+    first_steps: int = option(150, "steps of the others, at most", at_least=1, at_most=100_000)
+    lrs: tuple[float, ...] = option(
+        (1e-3, 1e-2, 1e-1), "learning rates of first-order methods", at_least=0, nonzero=True
+    )
+    optimizers: tuple[str, ...] = option(("sgd", "momentum", "adam"), "first-order methods", choices=DENSE)
+    seed: int = option(0, "of the weights at the start", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

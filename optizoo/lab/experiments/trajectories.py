@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 
 import optizoo
 from optizoo.lab import plots
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Line
 from optizoo.lab.running import descend
 
@@ -57,13 +58,13 @@ SURFACES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
-    steps: int = option(300, "number of updates", at_least=1)
-    lr_from: int = option(-4, "power of ten at which the grid of rates begins")
-    lr_to: int = option(1, "power of ten at which it ends")
-    per_decade: int = option(4, "rates in a power of ten", at_least=1)
+    steps: int = option(300, "number of updates", at_least=1, at_most=10_000)
+    lr_from: int = option(-4, "power of ten at which the grid of rates begins", at_least=-12, below="lr_to")
+    lr_to: int = option(1, "power of ten at which it ends", at_least=-12, at_most=6)
+    per_decade: int = option(4, "rates in a power of ten", at_least=1, at_most=20)
 
 
 SHOWN = (*("sgd", "momentum", "lion", "rprop", "adagrad", "adadelta", "rmsprop", "adam", "adamax", "nadam", "radam"),)

@@ -22,7 +22,8 @@ from torch.nn.utils import parameters_to_vector
 
 from optizoo.lab import landscape, models, plots
 from optizoo.lab.experiments.trajectories import LECTURE, makers
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Line
 from optizoo.lab.running import DATA, descend, images, minibatches
 from optizoo.lab.second_order import lbfgs, newton_cg, of_model
@@ -31,20 +32,20 @@ NEEDS_DATA = True
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    images: int = option(2000, "number of images, of which the loss is the mean", at_least=2)
+    images: int = option(2000, "number of images, of which the loss is the mean", at_least=2, at_most=IMAGES)
     batch_size: int = option(100, "images in a batch", at_least=1)
-    steps: int = option(400, "updates of a run", at_least=1)
-    points: int = option(30, "weights of a path that are kept, at most", at_least=2)
-    lr_from: int = option(-5, "power of ten at which the grid of rates begins")
-    lr_to: int = option(0, "power of ten at which it ends")
-    per_decade: int = option(2, "rates in a power of ten", at_least=1)
+    steps: int = option(400, "updates of a run", at_least=1, at_most=100_000)
+    points: int = option(30, "weights of a path that are kept, at most", at_least=2, at_most=1000)
+    lr_from: int = option(-5, "power of ten at which the grid of rates begins", at_least=-12, below="lr_to")
+    lr_to: int = option(0, "power of ten at which it ends", at_least=-12, at_most=6)
+    per_decade: int = option(2, "rates in a power of ten", at_least=1, at_most=20)
     l2: float = option(0.1, "penalty: half of it times the squared norm of all parameters", at_least=1e-6)
-    grid: int = option(25, "values of the loss along each side of the map", at_least=2)
-    seed: int = option(0, "of the weights at the start and of the batches", at_least=0)
+    grid: int = option(25, "values of the loss along each side of the map", at_least=2, at_most=200)
+    seed: int = option(0, "of the weights at the start and of the batches", at_least=0, at_most=SEEDS)
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

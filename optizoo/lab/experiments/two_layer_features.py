@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy, relu
 import optizoo
 from optizoo.lab import models, plots
 from optizoo.lab.experiments import ExperimentError
-from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, option
+from optizoo.lab.options import IMAGES, SEEDS, Checked, option
+from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.plots import Mark, Points
 from optizoo.lab.running import DATA, dataset, descend, fit, images, measure
 
@@ -35,22 +36,23 @@ SHOWN = 150  # images of each class in the view of geometry
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """The options."""
 
     data: str = DATA
-    points: int = option(200, "points of each class", at_least=2)
-    hidden: int = option(8, "hidden units", at_least=1)
-    steps: int = option(800, "updates on the points", at_least=1)
-    grid: int = option(60, "points of a side of the plane that is scored", at_least=2)
-    images: int = option(10_000, "number of images to train on", at_least=1)
-    epochs: int = option(5, "passes over the images", at_least=1)
-    lr: float = option(3e-4, "learning rate on the images", at_least=0)
+    points: int = option(200, "points of each class", at_least=2, at_most=10_000)
+    hidden: int = option(8, "hidden units", at_least=1, at_most=10_000)
+    steps: int = option(800, "updates on the points", at_least=1, at_most=100_000)
+    grid: int = option(60, "points of a side of the plane that is scored", at_least=2, at_most=500)
+    images: int = option(10_000, "number of images to train on", at_least=100, at_most=IMAGES)
+    epochs: int = option(5, "passes over the images", at_least=1, at_most=10_000)
+    lr: float = option(3e-4, "learning rate on the images", at_least=0, nonzero=True)
     weight_decay: float = option(3.0, "decay of AdamW on the images; smooths templates", at_least=0)
-    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0)
-    seed: int = option(0, "seed", at_least=0)
+    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0, at_most=9)
+    seed: int = option(0, "seed", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.classes) != 2 or len({*self.classes}) != 2 or max(self.classes) > 9:
             raise ExperimentError(f"classes = {self.classes}; it must be two different numbers from 0 to 9")
 
