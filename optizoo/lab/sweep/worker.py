@@ -37,7 +37,7 @@ from optizoo.lab.train import Trained, populations, resolve_device, train, train
 __all__ = ["SweepResult", "sweep", "work"]
 
 POLL = 0.5  # seconds from one look at what others do to the next
-TIMED_STEPS = 40
+TIMED_STEPS = 25
 
 Key = str
 Batch = list[Key]
@@ -139,7 +139,8 @@ class _Worker:
             for claim, run, trained in self._trained(batch, claims, configs, self.dataset):
                 optimizer, index, point, seed = wanted[run]
                 row = _row("rerun", optimizer.label, index, seed, point, trained)
-                row["step_seconds"] = _step_seconds(configs[run], self.blind)
+                if seed == self.config.new_seeds[0]:
+                    row["step_seconds"] = _step_seconds(configs[run], self.blind)
                 accuracy = row["result"]["test_accuracy"]
                 self._tell(claim, optimizer, point, -math.inf if accuracy is None else accuracy, [row])
 
