@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from optizoo.core.names import did_you_mean
+from optizoo.lab.files import is_stream, write
 
 __all__ = ["ShippedError", "about", "copy", "find", "names"]
 
@@ -31,7 +32,7 @@ def find(config: str | Path) -> Path:
     Raises:
         ShippedError: There is neither.
     """
-    path = Path(config).expanduser()
+    path = Path(os.path.expanduser(config))
     if path.is_file() or (path.exists() and not path.is_dir()):
         return path
     name = str(config).removesuffix(".toml")
@@ -64,11 +65,14 @@ def copy(name: str, to: str | Path = ".") -> Path:
     Raises:
         ShippedError: The name is unknown, or something stands at the path, or its folder is missing.
     """
-    text, to = _file(name).read_bytes(), Path(to).expanduser()
+    text, to = _file(name).read_bytes(), Path(os.path.expanduser(to))
     to = to / f"{name}.toml" if to.is_dir() else to
     try:
-        with to.open("xb") as file:
-            file.write(text)
+        if is_stream(to):
+            write(to, text)
+        else:
+            with to.open("xb") as file:
+                file.write(text)
     except FileExistsError:
         raise ShippedError(f"{to} exists, and is left alone: give another path behind --copy {name}") from None
     except (FileNotFoundError, NotADirectoryError):

@@ -104,7 +104,7 @@ def test_a_comparison_grows_by_twins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Twins that come later make their runs again, in memory: an interruption costs no record."""
     alone = run(replace(SMALL, twins=False), tmp_path).records[0].result
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(2))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(2))
         with pytest.raises(KeyboardInterrupt):
             run(SMALL, tmp_path)
     assert Record.read(tmp_path / "cells" / "sgd-constant-seed0-optizoo.jsonl").result == alone
@@ -189,7 +189,7 @@ def test_a_run_that_grows_is_interrupted(tmp_path: Path, monkeypatch: pytest.Mon
     """An interruption on the longer way costs nothing: the same command goes on."""
     train_to(2, tmp_path, resume=False)
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(3))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(3))
         with pytest.raises(KeyboardInterrupt):
             train_to(4, tmp_path)
     assert load(tmp_path / "checkpoint.pt")["step"] == 8 + 3

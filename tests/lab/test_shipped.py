@@ -1,5 +1,7 @@
 """The configs that are shipped: they have names, say what they are, and are copied over nothing."""
 
+import os
+import threading
 import tomllib
 from pathlib import Path
 
@@ -72,6 +74,17 @@ def test_a_copy_is_written_once(
         f"error: {copied} exists, and is left alone: give another path behind --copy quickstart\n"
     )
     assert copied.read_text(encoding="utf-8") == "edited"
+
+
+def test_a_copy_goes_into_a_pipe(tmp_path: Path) -> None:
+    """A pipe or device is no file that must be left alone: it takes the copy."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    assert shipped.copy("quickstart", pipe) == pipe
+    reader.join()
+    assert got == [(shipped.FOLDER / "quickstart.toml").read_bytes()]
 
 
 @pytest.mark.parametrize(
