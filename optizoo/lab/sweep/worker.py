@@ -22,7 +22,7 @@ from pathlib import Path
 from sqlalchemy import URL
 from tqdm import tqdm
 
-from optizoo.lab import data
+from optizoo.lab import data, limits
 from optizoo.lab.config import ConfigError, RunConfig, digest
 from optizoo.lab.data import Dataset, Split
 from optizoo.lab.files import write
@@ -83,7 +83,8 @@ def sweep(
     """
     folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
     report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
-    dataset = data.load(**asdict(config.data)).to(resolve_device(config.train.device))
+    dataset = data.load(**asdict(config.data)).to(device := resolve_device(config.train.device))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     _check_schedules(config, len(dataset.train))
     report.prepare(folder, config)
     trials = work(config, dataset, storage or embedded(folder), progress=progress, heartbeat=heartbeat)
