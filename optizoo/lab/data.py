@@ -120,7 +120,7 @@ def load(
         content = synthetic.make(train_size + validation, test_size or SYNTHETIC_SIZES["test_size"], seed=seed)
         source, digest = f"generated from seed {seed}", content.digest()
     else:
-        root = Path(root or os.environ.get("OPTIZOO_DATA") or "data").expanduser()
+        root = Path(os.path.expanduser(root or os.environ.get("OPTIZOO_DATA") or "data"))
         source, content, digest = _cifar10(root, cache, download)
     train, held_out, test = _split(content, validation, seed, train_size, test_size)
     mean, std = _moments(train.images)

@@ -99,7 +99,7 @@ class Trial(TypedDict, total=False):
     environment: Annotated[dict[str, Any], "as in the start event"]
     epochs: Annotated[list[Epoch], "as in the epoch events"]
     result: Required[Annotated[Result, "as in the result event, without its losses"]]
-    step_seconds: Annotated[float | None, "median time of an update of the run alone; of reruns"]
+    step_seconds: Annotated[float | None, "time of an update of the run alone; of the first rerun"]
 
 
 EVENTS: dict[str, Any] = {

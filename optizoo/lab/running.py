@@ -79,7 +79,7 @@ def source(name: str) -> str:
 
 
 def _root() -> sources.Source:
-    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data").expanduser())
+    return sources.find(Path(os.path.expanduser(os.environ.get("OPTIZOO_DATA") or "data")))
 
 
 @lru_cache(maxsize=2)

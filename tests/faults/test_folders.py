@@ -5,6 +5,7 @@ That a folder belongs to one config and one set of data is tested beside ``compa
 """
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from optizoo import cli
 from optizoo.lab.folder import claim
 from optizoo.lab.run_folder import RUN
 from tests.faults.conftest import CONFIG, Told
+from tests.faults.test_checkpoints import small_disk  # noqa: F401  (a fixture)
 from tests.faults.test_signals import LONG, start, wait_for  # noqa: F401  (a fixture)
 from tests.processes import Started
 
@@ -180,17 +182,60 @@ def test_folders_without_a_mark_go_on(made: str, again: list[str]):
 def test_files_of_others_in_a_folder_of_ours_stay(made: str):
     """What somebody keeps in a folder of ours is left alone, also when we start over."""
     assert cli.main(COMMANDS[made]) == 0
-    for name in ("notes.txt", "figure.png", "cells/thesis.txt", ".checkpoint.pt.mine", "old.checkpoint.pt"):
+    for name in (
+        "notes.txt",
+        "figure.png",
+        "cells/thesis.txt",
+        "cells/notes.jsonl",
+        ".checkpoint.pt.mine",
+        "old.checkpoint.pt",
+    ):
         Path("here", name).parent.mkdir(exist_ok=True)
         Path("here", name).write_text("mine", encoding="utf-8")
     assert cli.main([*COMMANDS[made], *([] if made == "lab" else ["--fresh"])]) == 0
     mine = [path for path, content in contents(Path("here")).items() if content == b"mine"]
-    assert len(mine) == 5
+    assert len(mine) == 6
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", ".gitkeep", "lost+found"])
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", ".gitkeep", "lost+found", "..optizoo.123"])
 def test_folders_that_are_empty_to_their_owner(config: Path, name: str):
-    """What a system puts into an empty folder does not make it somebody's."""
+    """What a system puts into an empty folder, or we when we were killed, does not make it somebody's."""
     Path("here").mkdir()
     Path("here", name).touch()
     assert cli.main(["train", str(config), "--out", "here"]) == 0
+
+
+@pytest.mark.usefixtures("comparison", "unpainted")
+@pytest.mark.parametrize("command", ["train", "compare", "lab"])
+def test_folders_whose_names_are_no_text(command: str):
+    """A folder may have a name that is no UTF-8, as on disks of other systems."""
+    folder = os.fsdecode(b"caf\xe9")
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 alone")
+    assert cli.main([*COMMANDS[command][:-1], folder] if command != "lab" else [*COMMANDS["lab"], "--out", folder]) == 0
+    if command == "lab":
+        assert cli.main(["lab", "book", folder]) == 0
+
+
+@pytest.mark.usefixtures("comparison", "unpainted")
+@pytest.mark.parametrize(
+    ("command", "again", "status"),
+    [("compare", [], 0), ("train", ["--resume"], 0), ("train", ["--fresh"], 2), ("compare", ["--fresh"], 2)],
+)
+def test_folders_that_can_only_be_read(
+    small_disk: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    again: list[str],
+    status: int,
+):
+    """What is finished can be looked at on a disk that can only be read; what would be written is told."""
+    arguments = [*COMMANDS[command][:-1], str(small_disk / "here")]
+    assert cli.main(arguments) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    capsys.readouterr()
+    assert cli.main([*arguments, *again]) == status
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {small_disk}/here/.new: Read-only file system: give a folder" if status else "")

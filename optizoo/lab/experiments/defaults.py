@@ -74,7 +74,7 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
             {"momentum": options.momentum} if recipe == SGD else {"weight_decay": options.weight_decay},
             seed=seed,
             schedule=schedule,
-            warmup_steps=round(options.warmup * steps) if schedule == "cosine" else 0,
+            warmup_steps=min(round(options.warmup * steps), steps - 1) if schedule == "cosine" else 0,
             model_options={"hidden": options.hidden},
             epochs=options.epochs,
             batch_size=options.batch_size,

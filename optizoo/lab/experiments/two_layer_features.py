@@ -48,7 +48,7 @@ class Options(Checked):
     epochs: int = option(5, "passes over the images", at_least=1, at_most=10_000)
     lr: float = option(3e-4, "learning rate on the images", at_least=0, nonzero=True)
     weight_decay: float = option(3.0, "decay of AdamW on the images; smooths templates", at_least=0)
-    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0, at_most=9)
+    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0, repeats=True)
     seed: int = option(0, "seed", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -85,42 +85,45 @@ class Storage:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.shown = parsed.render_as_string(hide_password=True)
             self._file = parsed.database if parsed.drivername.startswith("sqlite") else None
-            kwargs = {"connect_args": {"timeout": 60}} if self._file else {"pool_pre_ping": True}
-            self._storage = RDBStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs=kwargs,
-                heartbeat_interval=heartbeat,
-                grace_period=3 * heartbeat,
+            waits = (
+                {"timeout": 60} if self._file else {"connect_timeout": 10} if "postgres" in parsed.drivername else {}
             )
-        except ImportError as error:
-            raise StorageError(f"--storage {url!r} needs a driver ({error}): pip install 'optizoo[sweep]'") from None
-        except (SQLAlchemyError, StorageInternalError, ValueError) as error:
+            options = {"connect_args": waits, "pool_pre_ping": not self._file}
+            self._engine = sqlalchemy.create_engine(parsed, **options)
+            with self._alone():  # or two of them would make the same tables
+                self._storage = RDBStorage(
+                    parsed.render_as_string(hide_password=False),
+                    engine_kwargs=options,
+                    heartbeat_interval=heartbeat,
+                    grace_period=3 * heartbeat,
+                )
+        except (ImportError, SQLAlchemyError, StorageInternalError, ValueError) as error:
             reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
-            shown = getattr(self, "shown", url)
-            raise StorageError(
-                f"--storage {shown} cannot be used ({reason}): start the server, or mend the URL"
-            ) from None
-        self.study = self._join(about)
+            remedy = "start the server, or mend the URL"
+            if isinstance(error, ImportError):
+                remedy = "install the driver of this database; pip install 'optizoo[sweep]' has PostgreSQL's"
+            raise StorageError(f"--storage {getattr(self, 'shown', url)} cannot be used ({reason}): {remedy}") from None
         self._held: set[int] = set()
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None
+        try:
+            self.study = patiently(lambda: self._join(about), self.shown)
+        except BaseException:
+            self.close()
+            raise
 
     def _join(self, about: Mapping[str, Any]) -> optuna.Study:
-        def join() -> optuna.Study:
-            with suppress(DuplicatedStudyError):
-                made = optuna.create_study(study_name=self.name, storage=self._storage, direction="maximize")
-                made.set_user_attr("about", dict(about))
-            return optuna.load_study(study_name=self.name, storage=self._storage)
-
         with self._alone():
-            study = patiently(join, self.shown)
+            study = optuna.create_study(
+                study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
+            )
             theirs = study.user_attrs.get("about")
-            if theirs is None:  # whoever made it died at once
+            if theirs is None:
                 study.set_user_attr("about", dict(about))
             elif theirs != dict(about):
                 which = next(key for key in {**about, **theirs} if about.get(key) != theirs.get(key))
                 raise StorageError(
-                    f"{self.shown} holds the sweep {self.name} with another {which}: give all workers the same, "
+                    f"{self.shown} holds the sweep {self.name} with other {which}: give all workers the same, "
                     "or give the sweep another name"
                 )
         return study
@@ -225,6 +228,7 @@ class Storage:
         self.release()
         self._storage.remove_session()
         self._storage.engine.dispose()
+        self._engine.dispose()
 
     def _by_key(self) -> dict[str, FrozenTrial]:
         """Return for each key the trial that counts: one that is done before one that runs, and that before others."""
@@ -252,8 +256,8 @@ class Storage:
             with open(f"{self._file}.lock", "w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
-        elif self._storage.engine.dialect.name == "postgresql":
-            with self._storage.engine.begin() as connection:
+        elif self._engine.dialect.name == "postgresql":
+            with self._engine.begin() as connection:
                 connection.execute(sqlalchemy.text("SET LOCAL lock_timeout = '30s'"))
                 lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext(:name))")
                 connection.execute(lock, {"name": self.name})

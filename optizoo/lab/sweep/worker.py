@@ -19,9 +19,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sqlalchemy import URL
 from tqdm import tqdm
 
-from optizoo.lab import data
+from optizoo.lab import data, limits
 from optizoo.lab.config import ConfigError, RunConfig, digest
 from optizoo.lab.data import Dataset, Split
 from optizoo.lab.files import write
@@ -33,10 +34,10 @@ from optizoo.lab.sweep.spaces import Point, suggest
 from optizoo.lab.sweep.storage import HEARTBEAT, Claim, Storage, embedded
 from optizoo.lab.train import Trained, populations, resolve_device, train, train_population
 
-__all__ = ["SweepResult", "sweep"]
+__all__ = ["SweepResult", "sweep", "work"]
 
 POLL = 0.5  # seconds from one look at what others do to the next
-TIMED_STEPS = 40
+TIMED_STEPS = 25
 
 Key = str
 Batch = list[Key]
@@ -80,22 +81,29 @@ def sweep(
         DataError: The data are missing or broken.
         StorageError: The storage cannot be reached, or holds a sweep of other data.
     """
-    name = f"{config.name}-{digest(config)}"
-    folder = Path("runs") / name if out is None else Path(out)
+    folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
     report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
-    dataset = data.load(**asdict(config.data)).to(resolve_device(config.train.device))
+    dataset = data.load(**asdict(config.data)).to(device := resolve_device(config.train.device))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     _check_schedules(config, len(dataset.train))
     report.prepare(folder, config)
-    with closing(Storage(storage or embedded(folder), name, {"data": dataset.digest}, heartbeat)) as shared:
+    trials = work(config, dataset, storage or embedded(folder), progress=progress, heartbeat=heartbeat)
+    write(folder / TRIALS, "".join(json.dumps({"event": "trial", **trial}) + "\n" for trial in trials))
+    report.write(folder)
+    return SweepResult(report.format_text(summarize(config, trials)), folder, trials)
+
+
+def work(
+    config: SweepConfig, dataset: Dataset, url: str | URL, *, progress: bool = True, heartbeat: int = HEARTBEAT
+) -> list[Trial]:
+    """Pull trials from a storage until all are done, by whomever, and return them; see :func:`sweep`."""
+    name = f"{config.name}-{digest(config)}"
+    with closing(Storage(url, name, {"data": dataset.digest}, heartbeat)) as shared:
         worker = _Worker(config, shared, dataset, progress=progress)
         worker.tune()
         worker.rerun()
         results = shared.results()
-    trials = [run for key in worker.order() for run in results[key]["runs"]]
-    lines = [json.dumps({"event": "trial", **trial}) + "\n" for trial in trials]
-    write(folder / TRIALS, "".join(lines))
-    report.write(folder)
-    return SweepResult(report.format_text(summarize(config, trials)), folder, trials)
+    return [run for key in worker.order() for run in results[key]["runs"]]
 
 
 class _Worker:
@@ -132,7 +140,8 @@ class _Worker:
             for claim, run, trained in self._trained(batch, claims, configs, self.dataset):
                 optimizer, index, point, seed = wanted[run]
                 row = _row("rerun", optimizer.label, index, seed, point, trained)
-                row["step_seconds"] = _step_seconds(configs[run], self.blind)
+                if seed == self.config.new_seeds[0]:
+                    row["step_seconds"] = _step_seconds(configs[run], self.blind)
                 accuracy = row["result"]["test_accuracy"]
                 self._tell(claim, optimizer, point, -math.inf if accuracy is None else accuracy, [row])
 
