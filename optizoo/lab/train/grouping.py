@@ -29,13 +29,14 @@ def shared(config: RunConfig) -> tuple[DataConfig, ModelConfig, TrainConfig]:
 def may_join(config: RunConfig) -> bool:
     """Return whether a run may train with others at all.
 
-    Not one that promises the bits of ``torch.optim``, whose products would be rounded otherwise, and on CUDA none with
-    dropout, which would be drawn otherwise.
+    Not one that promises the bits of ``torch.optim``, whose products would be rounded otherwise, nor one that raises
+    where a gradient is not finite, which would end all; and on CUDA none with dropout, which would be drawn otherwise.
     """
     on_cuda = building.resolve_device(config.train.device).type == "cuda"
     return (
         config.optimizer.library == "optizoo"
         and config.train.foreach is not False
+        and config.optimizer.options.get("nonfinite") != "raise"
         and not (on_cuda and config.model.dropout)
     )
 
