@@ -66,10 +66,8 @@ def training_device(name: str) -> "torch.device":
     from optizoo.lab import options
     from optizoo.lab.train import resolve_device
 
-    try:
-        options.device(name)
-    except ValueError as error:
-        raise UsageError(f"--device {name} cannot be used{error}") from error
+    if must := options.device(name):
+        raise UsageError(f"--device {name} cannot be used; it must be {must}")
     return resolve_device(name)
 
 

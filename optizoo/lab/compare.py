@@ -31,7 +31,6 @@ from optizoo.lab import data, limits, report
 from optizoo.lab.compare_folder import ENVIRONMENT, check_comparison, finish, prepare
 from optizoo.lab.config import (
     CompareConfig,
-    ConfigError,
     digest,
 )
 from optizoo.lab.data import Dataset, Split
@@ -89,8 +88,8 @@ def compare(
     runs = list(pairs(config))
     check_comparison(folder)  # what is not ours shows before the data are read
     dataset = data.load(**dataset_options).to(device)
+    # All that is wrong shows before there is a folder.
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
-    _check_schedules(config, len(dataset.train))  # all that is wrong shows before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         place = prepare(folder, config, dataset.digest, fresh=fresh, default=out is None)
@@ -124,15 +123,6 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
             return None
         largest = max(largest, difference.max().item())
     return largest
-
-
-def _check_schedules(config: CompareConfig, images: int) -> None:
-    """Raise before the first run if a schedule does not fit the length of the runs."""
-    for index, schedule in enumerate(config.schedules):
-        try:
-            schedule.build(config.train.total_steps(images))
-        except ConfigError as error:
-            raise error.inside(f"schedules[{index}]") from None
 
 
 @contextmanager

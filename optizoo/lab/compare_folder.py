@@ -20,7 +20,7 @@ from optizoo.lab.grid import Cell, CompareError, cells, same_runs
 from optizoo.lab.records import Record, RecordError, environment, has_start, is_finished, reconfigure
 from optizoo.lab.train import resolve_device
 
-__all__ = ["ENVIRONMENT", "check_comparison", "finish", "prepare"]
+__all__ = ["ENVIRONMENT", "check_comparison", "finish", "is_written_out", "prepare"]
 
 ENVIRONMENT = "environment.json"
 KEYS = ("name", "seeds", "twins", "data", "model", "train", "optimizers", "schedules")
@@ -31,14 +31,21 @@ MACHINE = ("optizoo", "torch", "platform", "cpu", "device")
 def _recognised(folder: Path) -> bool:
     """Return whether config, environment and all records of a folder are those of a comparison."""
     try:
-        for path in filter(has_start, (folder / report.CELLS).iterdir()):
-            if path.suffix == ".jsonl":
-                Record.read(path)
+        for path in filter(has_start, (folder / report.CELLS).glob("*.jsonl")):
+            Record.read(path)
+        return (folder / report.CELLS).is_dir() and is_written_out(folder)
+    except RecordError:
+        return False
+
+
+def is_written_out(folder: Path) -> bool:
+    """Return whether a folder has config and environment as a comparison writes them, with all their keys."""
+    try:
         about = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         table = json.loads((folder / report.CONFIG).read_text(encoding="utf-8"))
         compare_from_dict(table)
         return {"optizoo", "torch", "threads"} <= set(about) and set(KEYS) <= set(table)
-    except (ConfigError, RecordError, OSError, ValueError, TypeError):
+    except (ConfigError, OSError, ValueError, TypeError):
         return False
 
 

@@ -99,7 +99,7 @@ def write(path: str | Path, content: str | bytes) -> None:
         OSError: It cannot be written; the error names ``path``.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="replace") if isinstance(content, str) else content  # a path may be no text
     if (descriptor := _descriptor(path)) is not None:
         sys.stdout.flush()
         with naming(path), os.fdopen(os.dup(descriptor), "wb") as file:  # where the stream stands in its file

@@ -59,18 +59,28 @@ def check_run(
     Raises:
         ConfigError: The message names the key, its value, and what it would take.
     """
-    from optizoo.lab.config import ConfigError
+    from optizoo.lab.config import ConfigError, RunConfig
 
     settings, model = config.train, config.model
     size = 8 if settings.dtype == "float64" else 4
     if settings.threads is not None and settings.threads > at_once():
         raise ConfigError(f"= {settings.threads}; must be at most {at_once()} on this machine", key="train.threads")
+    steps = settings.total_steps(images)
+    if isinstance(config, RunConfig):
+        sections = {"schedule": config.schedule}
+    else:
+        sections = {f"schedules[{index}]": section for index, section in enumerate(config.schedules)}
+    for place, section in sections.items():
+        try:
+            section.build(steps)
+        except ConfigError as error:
+            raise error.inside(place) from None
     hidden = model.hidden if model.name == "two_layer" else 0
     parameters = hidden * (PIXELS + 1 + classes) + classes if hidden else classes * (PIXELS + 1)
     batch = images if settings.full_batch else min(settings.batch_size, images)
     for key, value, numbers, remedy in (
         ("model.hidden", model.hidden, 2 * parameters, "fewer units"),  # weights and gradients
-        ("train.epochs", settings.epochs, settings.total_steps(images), "fewer, or max_steps"),  # the losses
+        ("train.epochs", settings.epochs, steps, "fewer, or max_steps"),  # the losses
         ("train.batch_size", batch, batch * (PIXELS + 2 * hidden + classes), "smaller batches"),
     ):
         if words := lacking(size * numbers, device):

@@ -38,6 +38,7 @@ PICTURES = tuple(f"{name}.png" for name in ("training_loss", "validation_accurac
 NONE = "–"
 PROOF_STEPS = 100  # of a loop that runs beside a faster backend
 LIBRARIES = ("optizoo", "torch")
+START = b'{"event": "start"'  # what begins otherwise is no record of ours
 
 
 class RunSummary(TypedDict):
@@ -109,7 +110,8 @@ def read(folder: str | Path) -> tuple[CompareConfig, list[Record]]:
     """
     folder = Path(folder)
     config = load_compare(folder / CONFIG)
-    records = [Record.read(path) for path in sorted((folder / CELLS).glob("*.jsonl"))]
+    paths = [path for path in sorted((folder / CELLS).glob("*.jsonl")) if path.read_bytes()[:100].startswith(START)]
+    records = [Record.read(path) for path in paths]
     return config, [record for record in records if record.result is not None]
 
 

@@ -55,7 +55,7 @@ def test_a_run_begun_anew_that_is_interrupted(before: dict[Path, bytes], config:
     """An interrupted new run goes on with ``--resume``, and takes the place of the old one when it has ended."""
     anew = ["train", str(config), "--out", "here", "--optimizer.lr", "0.01"]
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(6))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(6))
         assert cli.main([*anew, "--fresh"]) == 130
     assert kept(before)
     assert cli.main([*anew, "--resume"]) == 0
@@ -166,6 +166,17 @@ def test_an_experiment_with_other_options():
         assert len(records) == 2
         assert records[0].read_bytes() == first
         assert Record.read("here/momentum_forms.jsonl").config["options"]["steps"] == 7
+
+
+@pytest.mark.usefixtures("config", "unpainted")
+def test_an_experiment_whose_record_is_damaged(told: Told, monkeypatch: pytest.MonkeyPatch):
+    """A record that cannot be read is told before the experiment is run, and left alone."""
+    assert cli.main([*FORMS, "6"]) == 0
+    Path("here/momentum_forms.jsonl").write_text("mine\n", encoding="utf-8")
+    before = contents(Path("here"))
+    monkeypatch.setattr(experiments.load("momentum_forms"), "compute", fail)
+    assert "here/momentum_forms.jsonl, line 1: is not JSON" in told(*FORMS, "6")
+    assert contents(Path("here")) == before
 
 
 @pytest.mark.usefixtures("config", "unpainted")

@@ -180,17 +180,38 @@ def test_folders_without_a_mark_go_on(made: str, again: list[str]):
 def test_files_of_others_in_a_folder_of_ours_stay(made: str):
     """What somebody keeps in a folder of ours is left alone, also when we start over."""
     assert cli.main(COMMANDS[made]) == 0
-    for name in ("notes.txt", "figure.png", "cells/thesis.txt", ".checkpoint.pt.mine", "old.checkpoint.pt"):
+    for name in (
+        "notes.txt",
+        "figure.png",
+        "cells/thesis.txt",
+        "cells/notes.jsonl",
+        ".checkpoint.pt.mine",
+        "old.checkpoint.pt",
+    ):
         Path("here", name).parent.mkdir(exist_ok=True)
         Path("here", name).write_text("mine", encoding="utf-8")
     assert cli.main([*COMMANDS[made], *([] if made == "lab" else ["--fresh"])]) == 0
     mine = [path for path, content in contents(Path("here")).items() if content == b"mine"]
-    assert len(mine) == 5
+    assert len(mine) == 6
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", ".gitkeep", "lost+found"])
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", ".gitkeep", "lost+found", "..optizoo.123"])
 def test_folders_that_are_empty_to_their_owner(config: Path, name: str):
-    """What a system puts into an empty folder does not make it somebody's."""
+    """What a system puts into an empty folder, or we when we were killed, does not make it somebody's."""
     Path("here").mkdir()
     Path("here", name).touch()
     assert cli.main(["train", str(config), "--out", "here"]) == 0
+
+
+@pytest.mark.usefixtures("comparison", "unpainted")
+@pytest.mark.parametrize("command", ["train", "compare", "lab"])
+def test_folders_whose_names_are_no_text(command: str):
+    """A folder may have a name that is no UTF-8, as on disks of other systems."""
+    folder = os.fsdecode(b"caf\xe9")
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 alone")
+    assert cli.main([*COMMANDS[command][:-1], folder] if command != "lab" else [*COMMANDS["lab"], "--out", folder]) == 0
+    if command == "lab":
+        assert cli.main(["lab", "book", folder]) == 0

@@ -17,6 +17,7 @@ KEYS = [
     pytest.param(["--model.hidden", "100000000"], "key model.hidden = 100000000; takes", id="units-that-may-be"),
     pytest.param(["--train.epochs", HUGE], "key train.epochs = 1000000000000; takes", id="epochs"),
     pytest.param(["--train.threads", "100000"], "key train.threads = 100000; must be at most", id="threads"),
+    pytest.param(["--schedule.warmup_steps", "12"], "key schedule.warmup_steps = 12; must be below", id="warm-up"),
     pytest.param(["--data.train_size", HUGE], "train_size = 1000000000000", id="images"),
     pytest.param(["--data.test_size", HUGE], "test_size take", id="test-images"),
     pytest.param(["--data.validation", HUGE], "validation", id="validation-images"),

@@ -18,7 +18,9 @@ from optizoo.lab.run_folder import train_in
 from tests.lab.test_compare import ADAM, NO_TWIN, SGD, tiny, without_times
 from tests.lab.test_train import assert_same, signal_at
 
-SMALL = tiny(optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, device="cpu", threads=1))
+SMALL = tiny(
+    optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, foreach=False, device="cpu", threads=1)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +106,7 @@ def test_a_comparison_grows_by_twins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Twins that come later make their runs again, in memory: an interruption costs no record."""
     alone = run(replace(SMALL, twins=False), tmp_path).records[0].result
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(2))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(2))
         with pytest.raises(KeyboardInterrupt):
             run(SMALL, tmp_path)
     assert Record.read(tmp_path / "cells" / "sgd-constant-seed0-optizoo.jsonl").result == alone
@@ -118,7 +120,9 @@ def test_a_comparison_grows_by_twins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         pytest.param({"seeds": (1,)}, id="another seed"),
         pytest.param({"optimizers": (replace(SGD, lr=0.5), ADAM)}, id="another rate"),
-        pytest.param({"train": TrainConfig(epochs=2, batch_size=50, device="cpu"), "seeds": (0, 1)}, id="epochs"),
+        pytest.param(
+            {"train": TrainConfig(epochs=2, batch_size=50, foreach=False, device="cpu"), "seeds": (0, 1)}, id="epochs"
+        ),
     ],
 )
 def test_a_comparison_does_not_shrink(tmp_path: Path, changes: dict[str, Any]):
@@ -189,7 +193,7 @@ def test_a_run_that_grows_is_interrupted(tmp_path: Path, monkeypatch: pytest.Mon
     """An interruption on the longer way costs nothing: the same command goes on."""
     train_to(2, tmp_path, resume=False)
     with monkeypatch.context() as patch:
-        patch.setattr("optizoo.lab.train.build_optimizer", signal_at(3))
+        patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(3))
         with pytest.raises(KeyboardInterrupt):
             train_to(4, tmp_path)
     assert load(tmp_path / "checkpoint.pt")["step"] == 8 + 3

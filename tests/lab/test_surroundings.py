@@ -70,11 +70,11 @@ def test_equations_look_the_same_for_everybody():
 
 IMPORT = """
 import os, sys
-from optizoo import cli
+from optizoo.cli import arguments
 for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "mpl_toolkits")]:
     del sys.modules[name]
 os.environ.pop("MATPLOTLIBRC", None)
-cli._import_matplotlib()
+arguments.import_matplotlib()
 import matplotlib
 print(os.environ["MPLBACKEND"], os.environ.get("MATPLOTLIBRC"), os.getcwd())
 """
@@ -111,6 +111,8 @@ def test_home_in_variables(home: Path, monkeypatch: pytest.MonkeyPatch):
     """So it is in the environment's paths of images and cache, and in those that a caller gives."""
     monkeypatch.setenv("OPTIZOO_DATA", "~/images")
     assert f"{home / 'images'} does not exist" in str(missing_data())
+    monkeypatch.setenv("OPTIZOO_DATA", "~nobody-of-this-name/images")
+    assert "~nobody-of-this-name/images does not exist" in str(missing_data())
     monkeypatch.setenv("OPTIZOO_CACHE", "~/cache")
     assert cache_folder() == home / "cache"
     assert cache.folder() == home / "cache"

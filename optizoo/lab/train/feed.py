@@ -39,6 +39,7 @@ class Feed:
         self.group = group
         self.seed = config.order_seed
         self.images = len(dataset.train)
+        self.inputs = dataset.train.images[:1].numel()
         self.batches = batches(dataset.train, self.images if settings.full_batch else settings.batch_size)
         self.validation = batches(dataset.validation, evaluation.BATCH)
         self.test = batches(dataset.test, evaluation.BATCH)

@@ -40,7 +40,7 @@ class Run:
         self.device = device
         self.feed = Feed(config, dataset, group)
         self.generator = building.seeded_generator(config, device)
-        self.model = building.build_model(config, classes=len(dataset.classes)).train()
+        self.model = building.build_model(config, classes=len(dataset.classes), inputs=self.feed.inputs).train()
         self.params = list(self.model.parameters())
         self.optimizer = building.build_optimizer(config, self.model)
         base_lrs = [own["lr"] * factor for own in self.optimizer.param_groups]
