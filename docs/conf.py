@@ -14,7 +14,7 @@ author = "The optizoo authors"
 copyright = author  # noqa: A001
 version = release = __version__
 
-extensions = ["myst_parser", "docs.extensions.mathml", "docs.extensions.generated"]
+extensions = ["myst_parser", "docs.extensions.mathml", "docs.extensions.generated", "docs.extensions.keyboard"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 exclude_patterns = ["extensions", "lecture", "Thumbs.db", ".DS_Store"]

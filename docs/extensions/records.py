@@ -13,6 +13,7 @@ from docs.extensions import drawings, zoo_pages
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
+CODE = "<code class='literal docutils'>"
 
 
 def works_with() -> str:
@@ -95,10 +96,10 @@ def curves() -> str:
     parts = []
     for text, schedule in drawings.SCHEDULES.items():
         summary = " ".join((inspect.getdoc(schedule) or "").partition("\n\nArgs:")[0].split())
-        summary = re.sub(r"``?([^`]+)``?", r"<code>\1</code>", re.sub(r":\w+:`~?([^`]+)`", r"`\1`", summary))
+        summary = re.sub(r"``?([^`]+)``?", rf"{CODE}\1</code>", re.sub(r":\w+:`~?([^`]+)`", r"`\1`", summary))
         parts += [
             f"<section class='schedule'><div>{drawings.draw_curve(text, schedule)}</div>"
-            f"<div><p><code>{text}</code></p><p>{_linked(summary)}</p></div></section>"
+            f"<div><p>{CODE}{text}</code></p><p>{_linked(summary)}</p></div></section>"
         ]
     return "\n\n".join(["```{raw} html", *parts, "```"])
 

@@ -146,8 +146,9 @@ def _sections(doc: str) -> tuple[str, dict[str, str]]:
 def _rules(name: str, uses: Sequence[tuple[str, Any, str]]) -> Iterator[str]:
     """Yield the text of the rules that are at home on a page, and of the functions that stand beside them."""
     several = len({rule for _, rule, _ in uses}) > 1
-    for label, rule, _ in {rule: use for use in reversed(uses) if (rule := use[1])}.values():
-        home = _homes()[rule]
+    first = {rule: label for label, rule, _ in reversed(uses)}
+    for rule in dict.fromkeys(rule for _, rule, _ in uses):
+        label, home = first[rule], _homes()[rule]
         if home != name:
             title = zoo.optimizer_class(home).__name__
             yield f"``{label}`` has the rule of :doc:`{title} <{home}>`."
@@ -194,7 +195,7 @@ def without_docstring(source: str) -> str:
     first, lines = function.body[0], source.splitlines()
     if ast.get_docstring(function) is not None:
         del lines[first.lineno - 1 : first.end_lineno]
-    return "\n".join(lines)
+    return "\n".join(line.removesuffix("  # fmt: skip") for line in lines)
 
 
 def _signature(kind: Any, arguments: str) -> Iterator[str]:
