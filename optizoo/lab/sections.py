@@ -381,7 +381,7 @@ class TrainConfig(Section):
     foreach: StrictBool | None = None
     order_seed: Seed | None = None
     evaluate_every: Count = 1
-    scale_lr: bool = False
+    scale_lr: StrictBool = False
     checkpoint_every: Count = 1
     threads: Count | None = None
     graph: StrictBool = True

@@ -18,7 +18,9 @@ from optizoo.lab.run_folder import train_in
 from tests.lab.test_compare import ADAM, NO_TWIN, SGD, tiny, without_times
 from tests.lab.test_train import assert_same, signal_at
 
-SMALL = tiny(optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, device="cpu", threads=1))
+SMALL = tiny(
+    optimizers=(SGD,), seeds=(0,), train=TrainConfig(epochs=1, batch_size=50, foreach=False, device="cpu", threads=1)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +120,9 @@ def test_a_comparison_grows_by_twins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         pytest.param({"seeds": (1,)}, id="another seed"),
         pytest.param({"optimizers": (replace(SGD, lr=0.5), ADAM)}, id="another rate"),
-        pytest.param({"train": TrainConfig(epochs=2, batch_size=50, device="cpu"), "seeds": (0, 1)}, id="epochs"),
+        pytest.param(
+            {"train": TrainConfig(epochs=2, batch_size=50, foreach=False, device="cpu"), "seeds": (0, 1)}, id="epochs"
+        ),
     ],
 )
 def test_a_comparison_does_not_shrink(tmp_path: Path, changes: dict[str, Any]):

@@ -23,6 +23,7 @@ from sqlalchemy import URL
 from tqdm import tqdm
 
 from optizoo.lab import data, limits
+from optizoo.lab.checkpoint import Interruption
 from optizoo.lab.config import ConfigError, RunConfig, digest
 from optizoo.lab.data import Dataset, Split
 from optizoo.lab.files import write
@@ -79,6 +80,7 @@ def sweep(
     Raises:
         ConfigError: A run cannot be built.
         DataError: The data are missing or broken.
+        FolderError: The folder holds something else.
         StorageError: The storage cannot be reached, or holds a sweep of other data.
     """
     folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
@@ -98,8 +100,9 @@ def work(
 ) -> list[Trial]:
     """Pull trials from a storage until all are done, by whomever, and return them; see :func:`sweep`."""
     name = f"{config.name}-{digest(config)}"
-    with closing(Storage(url, name, {"data": dataset.digest}, heartbeat)) as shared:
-        worker = _Worker(config, shared, dataset, progress=progress)
+    about = {"data": dataset.digest}
+    with Interruption() as interruption, closing(Storage(url, name, about, heartbeat)) as shared:
+        worker = _Worker(config, shared, dataset, interruption, progress=progress)
         worker.tune()
         worker.rerun()
         results = shared.results()
@@ -109,8 +112,10 @@ def work(
 class _Worker:
     """One of the processes that work on a sweep."""
 
-    def __init__(self, config: SweepConfig, storage: Storage, dataset: Dataset, *, progress: bool) -> None:
-        self.config, self.storage, self.dataset = config, storage, dataset
+    def __init__(
+        self, config: SweepConfig, storage: Storage, dataset: Dataset, interruption: Interruption, *, progress: bool
+    ) -> None:
+        self.config, self.storage, self.dataset, self.interruption = config, storage, dataset, interruption
         # Who tunes has no test images to look at.
         self.blind = replace(dataset, test=Split(dataset.test.images[:0], dataset.test.labels[:0]))
         self.points = {each.label: config.points(each) for each in config.optimizers if config.sampler == "quasi"}
@@ -152,6 +157,7 @@ class _Worker:
         keys = [key for batch in batches for key in batch]
         with tqdm(total=len(keys), desc=what, unit="trial", disable=None if self.progress else True) as bar:
             while True:
+                self.interruption.raise_if_requested()
                 self.storage.put(keys)
                 done = {*self.storage.results()} & {*keys}
                 bar.n = len(done)
