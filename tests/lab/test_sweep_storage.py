@@ -13,8 +13,10 @@ import pytest
 pytest.importorskip("optuna", reason="needs the extra sweep")
 pytest.importorskip("psycopg", reason="needs the extra sweep")
 
+from optizoo.lab import compare as comparisons
 from optizoo.lab import data
-from optizoo.lab.config import digest, from_dict
+from optizoo.lab.compare import compare
+from optizoo.lab.config import compare_from_dict, digest, from_dict
 from optizoo.lab.sweep import storage as storages
 from optizoo.lab.sweep import worker
 from optizoo.lab.sweep.analysis import Trial
@@ -258,3 +260,29 @@ def test_a_server_that_stays_away_is_told(server: Postgres, name: str, monkeypat
         shared.put(KEYS)
     server.start()
     shared.close()
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_comparisons_run_on_workers(url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs of a comparison that one worker has made come to another through the storage, which makes the rest."""
+    table = {"name": name, "seeds": [0, 1], "data": TABLE["data"], "train": {**TABLE["train"], "foreach": False}}
+    config = compare_from_dict({**table, "optimizers": [{"name": "sgd"}, {"name": "adam"}]})
+    alone = compare(config, tmp_path / "alone", progress=False)
+    run_pair, calls = comparisons._run_pair, iter(range(2))
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        run_pair(*arguments, **options)
+
+    monkeypatch.setattr(comparisons, "_run_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, tmp_path / "one", storage=url, progress=False)
+    made: list[Any] = []
+    monkeypatch.setattr(comparisons, "_run_pair", lambda *a, **o: (made.append(a[1]), run_pair(*a, **o)))
+    result = compare(config, tmp_path / "two", storage=url, progress=False)
+    assert len(made) == 2  # of four pairs
+    assert {run.result["loss_digest"] for run in result.records if run.result} == {
+        run.result["loss_digest"] for run in alone.records if run.result
+    }
+    assert [row["test_accuracies"] for row in result.rows] == [row["test_accuracies"] for row in alone.rows]

@@ -23,7 +23,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tqdm import tqdm
 
+from optizoo.lab.checkpoint import Interruption
 from optizoo.lab.sweep.spaces import Point, Range, shown
 
 try:
@@ -31,10 +33,13 @@ try:
 except ImportError:  # not on Windows, where SQLite serves one worker
     fcntl = None
 
-__all__ = ["Claim", "Storage", "StorageError", "embedded"]
+__all__ = ["Batch", "Claim", "Key", "Storage", "StorageError", "embedded", "pull"]
 
+POLL = 0.5  # seconds from one look at what others do to the next
 HEARTBEAT = 10  # seconds from one sign of life to the next
 PATIENCE = 90.0  # seconds for which a server may be away
+Key = str
+Batch = list[Key]
 _T = TypeVar("_T")
 
 
@@ -264,6 +269,43 @@ class Storage:
                 yield
         else:
             yield
+
+
+def pull(
+    storage: Storage,
+    batches: Sequence[Batch],
+    do: Callable[[Batch, Sequence[Claim]], None],
+    what: str,
+    *,
+    interruption: Interruption,
+    progress: bool,
+) -> None:
+    """Claim batches and do them, until all of them are done, by whomever.
+
+    Args:
+        storage: Where their trials are.
+        batches: The keys of each; a batch goes to one worker.
+        do: Does a batch and tells the results of what is claimed of it.
+        what: What they are, on the progress bar.
+        interruption: Is looked at before each batch.
+        progress: Show a progress bar, on a terminal.
+    """
+    keys = [key for batch in batches for key in batch]
+    with tqdm(total=len(keys), desc=what, unit="trial", disable=None if progress else True) as bar:
+        while True:
+            interruption.raise_if_requested()
+            storage.put(keys)
+            done = {*storage.results()} & {*keys}
+            bar.n = len(done)
+            bar.refresh()
+            if len(done) == len(keys):
+                return
+            for batch in batches:
+                if not done.issuperset(batch) and (claims := storage.claim(batch)):
+                    do(batch, claims)
+                    break
+            else:
+                time.sleep(POLL)
 
 
 def patiently(action: Callable[[], _T], where: str) -> _T:
