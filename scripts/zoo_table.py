@@ -1,4 +1,4 @@
-"""Print README's table of the zoo: what each rule is, who has it, which states it keeps, what it is proven against.
+"""Print the table of the zoo: what each rule is, who has it, which states it keeps, what it is proven against.
 
 All but the last column comes from the pages; the distances from other packages are those of the record that
 ``optizoo verify --references --json benchmarks/references.json`` makes.
@@ -24,19 +24,19 @@ def format_markdown() -> str:
     """Return the table, a row for each rule, in the order of ``optizoo.list_optimizers()``."""
     users: dict[Any, list[tuple[str, Any]]] = {}
     for kind in zoo.classes().values():
-        for label, rule, option in _uses(kind):
+        for label, rule, option in uses(kind):
             twin = kind.namesake if option not in kind.neutral_extras else None
             users.setdefault(rule, []).append((label, (kind, twin)))
     rows = []
     for rule, found in users.items():
         labels = ", ".join(f"`{label}`" for label, _ in found)
         kind, twin = found[-1][1]
-        cells = [labels, _equation(rule), _papers(rule), _states(kind, rule), _proven(kind, twin)]
+        cells = [labels, equation(rule), papers(rule), states(kind, rule), proven(kind, twin)]
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return HEAD + "\n".join(rows)
 
 
-def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
+def uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
     """Yield which rule a class has by default, and which with one option: label, rule, option."""
     optimizer = kind([torch.nn.Parameter(torch.zeros([1] * kind.least_dimensions))])
     group = optimizer.complete(optimizer.param_groups[0])
@@ -51,19 +51,21 @@ def _uses(kind: Any) -> Iterator[tuple[str, Any, str]]:
                 yield f"{kind.__name__}({option}={value})", rule, option
 
 
-def _equation(rule: Any) -> str:
-    summary = _doc(rule).partition("\n")[0].removesuffix(".")
+def equation(rule: Any) -> str:
+    """Return a rule's equation in one line, as the summary of its docstring has it."""
+    summary = rule_doc(rule).partition("\n")[0].removesuffix(".")
     return summary.partition(": ")[2] or summary
 
 
-def _papers(rule: Any) -> str:
+def papers(rule: Any) -> str:
     """Return the papers that a rule names and links as its source."""
-    source = " ".join(_doc(rule).partition("Source: ")[2].split())
+    source = " ".join(rule_doc(rule).partition("Source: ")[2].split())
     found = re.findall(r"(\w+: )?([^;:()]+?) \((\d{4})\)[^;]*?(https://[^\s;]+)", source)
     return ", ".join(f"{part}[{authors.strip()} {year}]({link.rstrip('.,')})" for part, authors, year, link in found)
 
 
-def _states(kind: Any, rule: Any) -> str:
+def states(kind: Any, rule: Any) -> str:
+    """Return the names of the states that a class keeps with a rule, those that an option switches on in brackets."""
     always = ["step"] * kind.counts_steps + [*schema(rule).numbers]
     always += [name for name in schema(rule).states if name not in kind.state_switches]
     switched = [name for name in schema(rule).states if name in kind.state_switches]
@@ -71,7 +73,7 @@ def _states(kind: Any, rule: Any) -> str:
     return ", ".join([*(f"`{name}`" for name in always), *optional]) or "–"
 
 
-def _proven(kind: Any, twin: Any) -> str:
+def proven(kind: Any, twin: Any) -> str:
     """Return what an optimizer equals: torch's bit for bit, other packages up to the largest measured distance."""
     if twin is not None:
         return f"`torch.optim.{twin.__name__}`, every bit"
@@ -84,7 +86,8 @@ def _proven(kind: Any, twin: Any) -> str:
     return ", ".join([*found, "its textbook form"][: len(found) or 1])
 
 
-def _doc(rule: Any) -> str:
+def rule_doc(rule: Any) -> str:
+    """Return the docstring of a rule with names as Markdown has them."""
     return re.sub(r":\w+:`([^`]+)`", r"`\1`", inspect.getdoc(rule) or "").replace("``", "`")
 
 

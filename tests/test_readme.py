@@ -9,6 +9,7 @@ from optizoo.lab.book import verdicts
 from optizoo.lab.step_benchmark import format_markdown
 from optizoo.testing import MUTANTS
 from scripts import lecture_table, works_with, zoo_table
+from tests import documents
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,15 +17,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_python_examples_run():
     """The Python blocks run, one after the other, as a reader would paste them."""
-    namespace: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert isinstance(namespace["optimizer"], optizoo.AdamW)
+    assert isinstance(documents.run_python(ROOT / "README.md")["optimizer"], optizoo.AdamW)
 
 
 def test_files_that_are_named_exist():
     """Links into the repository and configs in commands lead somewhere."""
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    links = documents.links(README)
     commands = re.findall(r"(?:configs|scripts|tests)/\w+\.(?:toml|py)", README)
     assert links
     assert commands

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from optizoo.lab.config import CompareConfig, RunConfig
+    from optizoo.lab.sweep.config import SweepConfig
 
 __all__ = ["at_once", "check_run", "lacking", "memory"]
 
@@ -52,23 +53,28 @@ def at_once() -> int:
 
 
 def check_run(
-    config: "RunConfig | CompareConfig", *, images: int, classes: int, device: "torch.device | str" = "cpu"
+    config: "RunConfig | CompareConfig | SweepConfig",
+    *,
+    images: int,
+    classes: int,
+    device: "torch.device | str" = "cpu",
 ) -> None:
-    """Raise where a run, or one of a comparison, on so many images cannot be held by the machine.
+    """Raise where a run, or one of a comparison or sweep, on so many images cannot be held by the machine.
 
     Raises:
         ConfigError: The message names the key, its value, and what it would take.
     """
-    from optizoo.lab.config import ConfigError, RunConfig
+    from optizoo.lab.config import CompareConfig, ConfigError, RunConfig
 
     settings, model = config.train, config.model
     size = 8 if settings.dtype == "float64" else 4
     if settings.threads is not None and settings.threads > at_once():
         raise ConfigError(f"= {settings.threads}; must be at most {at_once()} on this machine", key="train.threads")
     steps = settings.total_steps(images)
+    sections = {}  # a sweep's depend on what it draws
     if isinstance(config, RunConfig):
         sections = {"schedule": config.schedule}
-    else:
+    elif isinstance(config, CompareConfig):
         sections = {f"schedules[{index}]": section for index, section in enumerate(config.schedules)}
     for place, section in sections.items():
         try:

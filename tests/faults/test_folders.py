@@ -5,6 +5,7 @@ That a folder belongs to one config and one set of data is tested beside ``compa
 """
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from optizoo import cli
 from optizoo.lab.folder import claim
 from optizoo.lab.run_folder import RUN
 from tests.faults.conftest import CONFIG, Told
+from tests.faults.test_checkpoints import small_disk  # noqa: F401  (a fixture)
 from tests.faults.test_signals import LONG, start, wait_for  # noqa: F401  (a fixture)
 from tests.processes import Started
 
@@ -215,3 +217,25 @@ def test_folders_whose_names_are_no_text(command: str):
     assert cli.main([*COMMANDS[command][:-1], folder] if command != "lab" else [*COMMANDS["lab"], "--out", folder]) == 0
     if command == "lab":
         assert cli.main(["lab", "book", folder]) == 0
+
+
+@pytest.mark.usefixtures("comparison", "unpainted")
+@pytest.mark.parametrize(
+    ("command", "again", "status"),
+    [("compare", [], 0), ("train", ["--resume"], 0), ("train", ["--fresh"], 2), ("compare", ["--fresh"], 2)],
+)
+def test_folders_that_can_only_be_read(
+    small_disk: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    again: list[str],
+    status: int,
+):
+    """What is finished can be looked at on a disk that can only be read; what would be written is told."""
+    arguments = [*COMMANDS[command][:-1], str(small_disk / "here")]
+    assert cli.main(arguments) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    capsys.readouterr()
+    assert cli.main([*arguments, *again]) == status
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {small_disk}/here/.new: Read-only file system: give a folder" if status else "")

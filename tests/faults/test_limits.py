@@ -109,3 +109,15 @@ def test_the_memory_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(limits, "CGROUP", tmp_path / "memory.max")
         assert expected is None or limits.memory() == expected
         assert limits.memory() <= whole or text == "max"
+
+
+def test_sweeping(config: Path, told: Told, monkeypatch: pytest.MonkeyPatch):
+    """A sweep is refused before its first trial, and leaves no folder."""
+    text = config.read_text(encoding="utf-8").replace("[optimizer]", "[[optimizers]]")
+    config.write_text(text.replace("lr = 0.001", "lr = {log_uniform = [1e-3, 0.1]}"), encoding="utf-8")
+    for overrides, message in (
+        (["--model.hidden", HUGE], "key model.hidden = 1000000000000; takes"),
+        (["--train.threads", "100000"], "key train.threads = 100000; must be at most"),
+    ):
+        assert message in told("sweep", str(config), "--trials", "2", *overrides)
+    assert not Path("runs").exists()

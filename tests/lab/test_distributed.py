@@ -1,13 +1,11 @@
 """Several processes train one model: the run is that of one process with the batches of all."""
 
-import multiprocessing
-import os
 import re
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,15 @@ from optizoo.lab import data
 from optizoo.lab.config import run_from_dict
 from optizoo.lab.records import Record
 from optizoo.lab.train import train
-from optizoo.lab.train.distributed import Group, joined
+from optizoo.lab.train.distributed import Group
+from optizoo.lab.train.distributed import joined as joined
+from tests.processes import Started
 
 # Of 60 images a batch of 2 x 8 leaves 12 for the last, and one of 2 x 13 leaves 8, one of 2 x 29 leaves 2.
 RUNS: dict[str, dict[str, Any]] = {
     "linear": {"train": {"batch_size": 8}},
     "uneven": {"train": {"batch_size": 13, "l1": 0.01, "l2": 0.1}, "optimizer": {"name": "adam", "lr": 1e-3}},
-    "last-batch-of-one": {"train": {"batch_size": 59 // 2}, "model": {"name": "two_layer", "hidden": 8}},
+    "last-batch-of-one": {"train": {"batch_size": 29}, "model": {"name": "two_layer", "hidden": 8}},
     "full-batch": {"train": {"full_batch": True}, "optimizer": {"name": "schedulefreesgd", "lr": 0.05}},
     "schedule": {"train": {"batch_size": 8, "max_steps": 10}, "schedule": {"name": "cosine", "warmup_steps": 3}},
     "diverges": {"train": {"batch_size": 8, "l2": 1e5}, "optimizer": {"lr": 1e20}},
@@ -43,75 +43,59 @@ def table(name: str, processes: int = 1) -> dict[str, Any]:
     return {**RUNS[name], "train": {**settings, "batch_size": processes * settings["batch_size"]}}
 
 
-class Processes:
-    """Two processes, started as ``torchrun`` does, but for what watches them.
+TRAIN_ALL = """
+import sys, torch
+from tests.lab.test_distributed import RUNS, images, joined, run_from_dict, table, train
 
-    Args:
-        function: What each does; what it returns is its status.
-        arguments: Of the function.
-        log: The file that their standard error goes to.
-    """
-
-    def __init__(self, function: Callable[..., int], *arguments: Any, log: Path) -> None:
-        context = multiprocessing.get_context("forkserver")  # they share one import of torch
-        context.set_forkserver_preload(["optizoo.cli.training", "optizoo.lab.run_folder", __name__])
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
-        log.unlink(missing_ok=True)
-        self.log = log
-        self.both = [context.Process(target=as_rank, args=(rank, port, log, function, *arguments)) for rank in range(2)]
-        for process in self.both:
-            process.start()
-
-    def ended(self) -> tuple[list[int | None], str]:
-        """Return their statuses when they have ended, and what they said."""
-        for process in self.both:
-            process.join(timeout=120)
-        return [process.exitcode for process in self.both], self.log.read_text(encoding="utf-8")
-
-    def wait_for(self, record: Path, epochs: int) -> None:
-        """Wait until a record has so many epochs."""
-        for _ in range(2400):
-            if record.exists() and len(Record.read(record).epochs) >= epochs:
-                return
-            assert all(process.is_alive() for process in self.both), self.ended()
-            time.sleep(0.05)
-        raise AssertionError(f"the run does not come to epoch {epochs}")
+torch.set_num_threads(1)
+with joined() as group:
+    runs = {name: train(run_from_dict(table(name)), images(), progress=False) for name in RUNS}
+    if not group.rank:
+        ends = {name: (run.losses, run.model.state_dict(), run.record.epochs, run.status) for name, run in runs.items()}
+        torch.save(ends, sys.argv[1])
+"""
+COMMAND = "import sys, torch; torch.set_num_threads(1); from optizoo.cli import main; sys.exit(main())"
 
 
-def as_rank(rank: int, port: int, log: Path, function: Callable[..., int], *arguments: Any) -> None:
-    """Be one of two processes."""
-    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in values.items()})
-    with log.open("a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    sys.exit(function(*arguments))
+@contextmanager
+def both(code: str, folder: Path, *arguments: str) -> Iterator[list[Started]]:
+    """Start two processes, as ``torchrun`` does, but for what watches them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = []
+    for rank in "01":
+        own = folder / f"{port}-{rank}"
+        own.mkdir()
+        processes.append(Started(code, own, *arguments, RANK=rank, LOCAL_RANK=rank, **shared))
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
 
 
-def train_all(path: Path) -> int:
-    """Train all runs, and leave what came of them in a file."""
-    with joined() as group:
-        runs = {name: train(run_from_dict(table(name)), images(), progress=False) for name in RUNS}
-        if not group.rank:
-            ends = {
-                name: (run.losses, run.model.state_dict(), run.record.epochs, run.status) for name, run in runs.items()
-            }
-            torch.save(ends, path)
-    return 0
+def ended(processes: list[Started]) -> tuple[list[int | None], str]:
+    """Return the statuses of processes when they have ended, and what they said."""
+    said = "".join(process.communicate(timeout=120)[1] for process in processes)
+    return [process.returncode for process in processes], said
 
 
-def command(*arguments: str) -> int:
-    """Run ``optizoo``."""
-    from optizoo.cli import main
-
-    return main(arguments)
+def wait_for(record: Path, epochs: int, processes: list[Started]) -> None:
+    """Wait until a record has so many epochs."""
+    for _ in range(2400):
+        if record.exists() and record.read_text(encoding="utf-8").count('"event": "epoch"') >= epochs:
+            return
+        assert all(process.returncode is None for process in processes), ended(processes)
+        time.sleep(0.05)
+    raise AssertionError(f"the run does not come to epoch {epochs}")
 
 
 def test_two_processes_are_one_with_the_batches_of_both(tmp_path: Path):
     """Losses, weights and records equal those of one process, every image counted once, also in the last batch."""
-    statuses, said = Processes(train_all, tmp_path / "runs.pt", log=tmp_path / "log").ended()
+    with both(TRAIN_ALL, tmp_path, str(tmp_path / "runs.pt")) as processes:
+        statuses, said = ended(processes)
     assert statuses == [0, 0], said
     for name, (losses, weights, epochs, status) in torch.load(tmp_path / "runs.pt", weights_only=True).items():
         if name == "scaled":
@@ -159,17 +143,18 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on(tmp_path: Pat
     (tmp_path / "run.toml").write_text(RUN, encoding="utf-8")
     record = tmp_path / "out" / "record.jsonl"
     arguments = ("train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), "--no-progress")
-    killed = Processes(command, *arguments, log=tmp_path / "log")
-    killed.wait_for(record, epochs=2)
-    killed.both[1].kill()
-    statuses, said = killed.ended()
+    with both(COMMAND, tmp_path, *arguments) as processes:
+        wait_for(record, 2, processes)
+        processes[1].kill()
+        statuses, said = ended(processes)
     assert statuses == [2, -signal.SIGKILL]
     assert re.fullmatch(r"(optizoo: )?error: another process of this run has ended .* --resume .*\n", said), said
 
-    again = Processes(command, *arguments, "--resume", log=tmp_path / "log")
-    again.wait_for(record, epochs=len(Record.read(record).epochs) + 2)
-    again.both[0].terminate()
-    statuses, said = again.ended()
+    before = len(Record.read(record).epochs)
+    with both(COMMAND, tmp_path, *arguments, "--resume") as processes:
+        wait_for(record, before + 2, processes)
+        processes[0].send_signal(signal.SIGTERM)
+        statuses, said = ended(processes)
     assert set(statuses) <= {1, 143}
     assert len(said.splitlines()) == 1, said
     found = Record.read(record)
@@ -181,7 +166,8 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on(tmp_path: Pat
 def test_mistake_is_told_once(tmp_path: Path):
     """What is wrong with a config is said by one process; all end."""
     (tmp_path / "run.toml").write_text(RUN.replace("epochs", "epoch"), encoding="utf-8")
-    statuses, said = Processes(command, "train", str(tmp_path / "run.toml"), log=tmp_path / "log").ended()
+    with both(COMMAND, tmp_path, "train", str(tmp_path / "run.toml")) as processes:
+        statuses, said = ended(processes)
     assert set(statuses) == {1, 2}
     assert len(said.splitlines()) == 1, said
     assert "did you mean 'epochs'?" in said

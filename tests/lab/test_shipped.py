@@ -87,6 +87,12 @@ def test_a_copy_goes_into_a_pipe(tmp_path: Path) -> None:
     assert got == [(shipped.FOLDER / "quickstart.toml").read_bytes()]
 
 
+def test_a_copy_may_go_to_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Through ``/dev/stdout`` comes the config and nothing else; its name may have the ending."""
+    assert cli.main(["configs", "--copy", "quickstart.toml", "/dev/stdout"]) == 0
+    assert tomllib.loads(capfd.readouterr().out)["name"] == "quickstart"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

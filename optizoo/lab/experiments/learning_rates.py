@@ -148,11 +148,13 @@ def page(rows: Sequence[Row]) -> Page:
             f"most, of {widths[narrow]:.3g} for {narrow}, the least, and of {widths['adam']:.3g} for adam.",
         ),
         headline=Headline(
-            number=f"{ends['good']:.2f} nats",
+            number=f"{ends['good']:.2f} nats" if ends["good"] < math.inf else "diverged",
             what=f"training loss at SGD's good rate {rates['good']:g}; "
             + "; ".join(f"at {rates[name]:g} it {said[name]}" for name in FOUR if name != "good"),
             claim="Too low a rate learns slowly, a high one ends at a higher loss, one that is too high diverges.",
-            held=ends["good"] < min(ends["too low"], ends["high"]) < math.inf and ends["too high"] > start,
+            held=None
+            if ends["good"] == math.inf
+            else ends["good"] < min(ends["too low"], ends["high"]) < math.inf and ends["too high"] > start,
         ),
         pictures=(
             line_picture(

@@ -81,11 +81,8 @@ def sweep(
     """
     folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
     report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
-    device = resolve_device(config.train.device)
-    dataset = data.load(**asdict(config.data)).to(device)
-    first = config.optimizers[0]
-    run = config.run(first, {name: space.at(0.5) for name, space in config.spaces(first).items()}, seed=0)
-    limits.check_run(run, images=len(dataset.train), classes=len(dataset.classes), device=device)
+    dataset = data.load(**asdict(config.data)).to(device := resolve_device(config.train.device))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     _check_schedules(config, len(dataset.train))
     report.prepare(folder, config)
     trials = work(config, dataset, storage or embedded(folder), progress=progress, heartbeat=heartbeat)

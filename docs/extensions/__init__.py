@@ -1,0 +1,1 @@
+"""What the site makes of the package, its tests and its records while it is built."""
