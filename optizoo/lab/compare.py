@@ -95,7 +95,11 @@ def compare(
     # What is written can be handed on: it does not tell where the data lie, and goes on where they lie elsewhere.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     runs = list(pairs(config))
-    check_comparison(folder)  # what is not ours shows before the data are read
+    check_comparison(folder)  # what is not ours, or not there, shows before the data are read
+    if storage is not None:
+        from optizoo.lab.sweep.storage import reach
+
+        reach(storage)[0].dispose()
     dataset = data.load(**dataset_options).to(device)
     # All that is wrong shows before there is a folder.
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("optuna", reason="needs the extra sweep")
 pytest.importorskip("psycopg", reason="needs the extra sweep")
 
+from optizoo import cli
 from optizoo.lab import compare as comparisons
 from optizoo.lab import data
 from optizoo.lab.compare import compare
@@ -188,17 +189,24 @@ def test_a_worker_that_was_given_up_does_not_count(url: str, name: str):
     ("url", "message"),
     [
         pytest.param("postgresql://me:secret@127.0.0.1:1/x", "me:***@127.0.0.1:1/x cannot be used", id="no-server"),
-        pytest.param("nonsense", "nonsense cannot be used (Could not parse", id="no-url"),
+        pytest.param("nonsense", "--storage nonsense cannot be used (Could not parse", id="no-url"),
         pytest.param("nobase://x/y", "mend the URL", id="unknown-database"),
-        pytest.param("sqlite:////nowhere/at/all.db", "cannot be used", id="no-folder"),
+        pytest.param("sqlite:////nowhere/at/all.db", "(unable to open database file)", id="no-folder"),
     ],
 )
-def test_a_storage_that_cannot_be_used_is_told(url: str, message: str):
-    """The message names the URL, without its password, and the remedy."""
-    with pytest.raises((StorageError, FileNotFoundError)) as caught:
-        Storage(url, "any", {})
-    assert message in str(caught.value) or "nowhere" in str(caught.value)
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("command", ["sweep sweep_quickstart", "compare quickstart"])
+def test_a_storage_that_cannot_be_used_is_told(
+    url: str, message: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """The line names the URL, without its password, and the remedy; nothing has been made."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.split(), "--storage", url]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --storage ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert "secret" not in error
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_workers_must_have_the_same_data(url: str, name: str):

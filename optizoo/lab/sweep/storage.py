@@ -65,6 +65,38 @@ def embedded(folder: Path) -> sqlalchemy.URL:
     return sqlalchemy.URL.create("sqlite", database=str(folder.absolute() / "sweep.db"))
 
 
+@contextmanager
+def _telling(shown: str) -> Iterator[None]:
+    """Tell in a line why a storage cannot be used."""
+    try:
+        yield
+    except (ImportError, SQLAlchemyError, StorageInternalError, ValueError) as error:
+        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
+        remedy = "start the server, or mend the URL"
+        if isinstance(error, ImportError):
+            remedy = "install the driver of this database; pip install 'optizoo[sweep]' has PostgreSQL's"
+        raise StorageError(f"--storage {shown} cannot be used ({reason}): {remedy}") from None
+
+
+def reach(url: str | sqlalchemy.URL) -> tuple[sqlalchemy.Engine, dict[str, Any]]:
+    """Return an engine for a URL whose database has answered, and the options that it was made with.
+
+    Raises:
+        StorageError: There is none, or it cannot be reached.
+    """
+    with _telling(str(url)):
+        parsed = sqlalchemy.make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    is_file = parsed.drivername.startswith("sqlite")
+    waits = {"timeout": 60} if is_file else {"connect_timeout": 10} if "postgres" in parsed.drivername else {}
+    options = {"connect_args": waits, "pool_pre_ping": not is_file}
+    with _telling(parsed.render_as_string(hide_password=True)):
+        engine = sqlalchemy.create_engine(parsed, **options)
+        engine.connect().close()
+    return engine, options
+
+
 class Storage:
     """The trials of one sweep.
 
@@ -84,30 +116,16 @@ class Storage:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.name, self.heartbeat = name, heartbeat
-        try:
-            parsed = sqlalchemy.make_url(url)
-            if parsed.drivername in ("postgresql", "postgres"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self.shown = parsed.render_as_string(hide_password=True)
-            self._file = parsed.database if parsed.drivername.startswith("sqlite") else None
-            waits = (
-                {"timeout": 60} if self._file else {"connect_timeout": 10} if "postgres" in parsed.drivername else {}
+        self._engine, options = reach(url)
+        self.shown = self._engine.url.render_as_string(hide_password=True)
+        self._file = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+        with _telling(self.shown), self._alone():  # or two of them would make the same tables
+            self._storage = RDBStorage(
+                self._engine.url.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
             )
-            options = {"connect_args": waits, "pool_pre_ping": not self._file}
-            self._engine = sqlalchemy.create_engine(parsed, **options)
-            with self._alone():  # or two of them would make the same tables
-                self._storage = RDBStorage(
-                    parsed.render_as_string(hide_password=False),
-                    engine_kwargs=options,
-                    heartbeat_interval=heartbeat,
-                    grace_period=3 * heartbeat,
-                )
-        except (ImportError, SQLAlchemyError, StorageInternalError, ValueError) as error:
-            reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
-            remedy = "start the server, or mend the URL"
-            if isinstance(error, ImportError):
-                remedy = "install the driver of this database; pip install 'optizoo[sweep]' has PostgreSQL's"
-            raise StorageError(f"--storage {getattr(self, 'shown', url)} cannot be used ({reason}): {remedy}") from None
         self._held: set[int] = set()
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None

@@ -32,7 +32,7 @@ from optizoo.lab.sweep import report
 from optizoo.lab.sweep.analysis import Trial, best_points, summarize, tuning_value
 from optizoo.lab.sweep.config import OptimizerSpace, SweepConfig
 from optizoo.lab.sweep.spaces import Point, suggest
-from optizoo.lab.sweep.storage import HEARTBEAT, Batch, Claim, Key, Storage, embedded, pull
+from optizoo.lab.sweep.storage import HEARTBEAT, Batch, Claim, Key, Storage, embedded, pull, reach
 from optizoo.lab.train import Trained, populations, resolve_device, train, train_population
 
 __all__ = ["SweepResult", "sweep", "work"]
@@ -80,7 +80,9 @@ def sweep(
         StorageError: The storage cannot be reached, or holds a sweep of other data.
     """
     folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
-    report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
+    report.check(folder, report.SWEEP)  # what is not ours, or not there, shows before the data are read
+    if storage is not None:
+        reach(storage)[0].dispose()
     dataset = data.load(**asdict(config.data)).to(device := resolve_device(config.train.device))
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     _check_schedules(config, len(dataset.train))
