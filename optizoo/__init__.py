@@ -81,7 +81,7 @@ _MODULES = [
     "schedules",
     "zoo",
 ]
-_IMPORTED = ("cli", "lab", "streams", "testing")  # on purpose only: `from optizoo import cli` asks for an attribute first
+_IMPORTED = ("cli", "lab", "streams", "testing")  # on purpose only: `from optizoo import cli` asks for a name first
 
 
 def _names() -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import optizoo
+from optizoo.lab.files import write
 from optizoo.lab.records import environment
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +159,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RECORD, metavar="PATH", help="where the record goes (%(default)s)")
     options, arguments = parser.parse_known_args()
     record = measure(options.folder, arguments)
-    options.json.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.json, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(format_markdown(record))
     return int(any(row["failed"] or not row["passed"] for row in record["rows"]))
 

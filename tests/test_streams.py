@@ -14,9 +14,9 @@ PLAIN = """
 import sys
 sys.stdout.reconfigure(encoding="{encoding}", errors="strict")
 sys.stderr.reconfigure(encoding="{encoding}", errors="strict")
-from optizoo import cli
-cli._list = lambda _: print("0.5 ± 0.1 – 動") or 0
-sys.exit(cli.main(["list"]))
+from optizoo import streams
+streams.prepare()
+print("0.5 ± 0.1 – 動")
 """
 
 

@@ -75,9 +75,9 @@ def cache_folder() -> Path:
         RuntimeError: There is no home folder.
     """
     if named := os.environ.get("OPTIZOO_CACHE"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named).expanduser() / "optizoo"
+        return Path(os.path.expanduser(named)) / "optizoo"
     return Path.home() / ".cache" / "optizoo"
 
 

@@ -61,6 +61,16 @@ def device(name: str) -> "torch.device":
     return found
 
 
+def training_device(name: str) -> "torch.device":
+    """Return the device of the lab of this name: where there is no such device, or the lab knows none, it is told."""
+    from optizoo.lab import options
+    from optizoo.lab.train import resolve_device
+
+    if must := options.device(name):
+        raise UsageError(f"--device {name} cannot be used; it must be {must}")
+    return resolve_device(name)
+
+
 def chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:
     """Return the names, each once, or raise where one is unknown."""
     for name in names or ():

@@ -12,7 +12,6 @@ def step(options: argparse.Namespace) -> int:
     """Time one step of every optimizer."""
     arguments.require_lab()
     from optizoo.lab import step_benchmark as bench
-    from optizoo.lab.files import is_stream
     from optizoo.testing import has_torch_twin
 
     if options.references:
@@ -27,8 +26,7 @@ def step(options: argparse.Namespace) -> int:
         )
     device = arguments.device(options.device)
     arguments.check_file(options.json)
-    if options.json is not None and not is_stream(options.json):
-        options.how_to_go_on = f": {options.json} has the cells that were finished"
+    _say_what_is_kept(options)
     record = bench.step_benchmark(
         optimizers=optimizers or bench.OPTIMIZERS,
         workloads=chosen,
@@ -43,6 +41,13 @@ def step(options: argparse.Namespace) -> int:
     return 0
 
 
+def _say_what_is_kept(options: argparse.Namespace) -> None:
+    from optizoo.lab.files import is_stream, unfinished
+
+    if options.json is not None and not is_stream(options.json):
+        options.how_to_go_on = f": {unfinished(options.json)} has the cells that were finished"
+
+
 def _bench_references(options: argparse.Namespace) -> int:
     from optizoo.lab import reference_benchmark
     from optizoo.lab.step_benchmark import WORKLOADS
@@ -54,6 +59,7 @@ def _bench_references(options: argparse.Namespace) -> int:
         "--workload", options.workload, [name for name, each in WORKLOADS.items() if not each.batch]
     )
     arguments.check_file(options.json)
+    _say_what_is_kept(options)
     record = reference_benchmark.reference_benchmark(
         optimizers=optimizers or (),
         workloads=workloads or reference_benchmark.WORKLOADS,
@@ -78,6 +84,7 @@ def epoch(options: argparse.Namespace) -> int:
 
     models = arguments.chosen("--model", options.model, list_models()) or ["linear"]
     arguments.check_file(options.json)
+    arguments.training_device(options.device)
     dataset = data.load(options.data)
     result = epoch_benchmark(
         dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device

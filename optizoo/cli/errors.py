@@ -24,8 +24,10 @@ LAB_ERRORS = {
     "DataError",
     "ExperimentError",
     "FolderError",
+    "ProcessError",
     "RecordError",
     "ShippedError",
+    "StorageError",
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory", re.IGNORECASE)
 

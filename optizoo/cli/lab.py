@@ -1,6 +1,7 @@
 """``optizoo lab``."""
 
 import argparse
+import re
 from pathlib import Path
 
 from optizoo.cli import arguments
@@ -14,6 +15,7 @@ def lab(options: argparse.Namespace) -> int:
     from optizoo.lab.experiments import EXPERIMENTS, title
 
     parser = argparse.ArgumentParser(prog=f"optizoo lab {options.what}", allow_abbrev=False)
+    parser._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # -1e3 and -inf are values too
     parser.add_argument("--debug", action="store_true", default=options.debug, help="show the traceback of an error")
     words = ("list", "all", "book")
     if options.what == "list":

@@ -76,6 +76,15 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def at_once(text: str) -> int:
+    """Return a number of threads or processes, from 1 to what a machine can be asked for."""
+    from optizoo.lab.limits import at_once
+
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= at_once():
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to {at_once()}, for this machine")
+    return int(text)
+
+
 def command_line() -> argparse.ArgumentParser:
     """Return the parser; the function that runs a command is its ``run``."""
     common = argparse.ArgumentParser(add_help=False)
@@ -104,7 +113,7 @@ def command_line() -> argparse.ArgumentParser:
     verify.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES, help="types of the parameters")
     verify.add_argument("--full", action="store_true", help="every combination of options, in 1000 steps (minutes)")
     verify.add_argument("--steps", type=count, help="length of the runs (default: 100, or 1000 with --full)")
-    verify.add_argument("--jobs", type=count, help="processes that share the work (default: one a core, at most 4)")
+    verify.add_argument("--jobs", type=at_once, help="processes that share the work (default: one a core, at most 4)")
     verify.add_argument("--json", type=path, metavar="FILE", help="also write every cell to a JSON file")
     verify.add_argument("--verbose", action="store_true", help="a line for every combination of options")
     verify.add_argument(
@@ -122,11 +131,21 @@ def command_line() -> argparse.ArgumentParser:
     compare = command("compare", "compare optimizers with each other and with their torch twins", epilog)
     compare.set_defaults(run=_lazily("training", "compare"), how_to_go_on=": the same command goes on from here")
 
+    epilog = OVERRIDES.format(command="sweep", file="SWEEP.toml", example="--trials 40 --tuning_seeds 0 1")
+    sweep = command("sweep", "tune optimizers at equal budgets, and compare the best of each from new seeds", epilog)
+    sweep.add_argument(
+        "--storage", metavar="URL", help="database that workers on many machines share (default: a file)"
+    )
+    sweep.add_argument(
+        "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
+    )
+    sweep.set_defaults(run=_lazily("sweeping", "sweep"), how_to_go_on=": the same command goes on from here")
+
     begin = train.add_mutually_exclusive_group()
     begin.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     begin.add_argument("--fresh", action="store_true", help="start over in a folder that holds a run")
     compare.add_argument("--fresh", action="store_true", help="start over in a folder that holds a comparison")
-    for each in (train, compare):
+    for each in (train, compare, sweep):
         each.add_argument(
             "config", metavar="CONFIG", help="a TOML file, a config.json, or the name of a shipped config"
         )
@@ -144,7 +163,7 @@ def command_line() -> argparse.ArgumentParser:
     step = command("step", "time one step of every optimizer, side by side with torch.optim", of=of)
     step.add_argument("--optimizer", nargs="+", metavar="NAME", help="optimizers (default: five that torch has)")
     step.add_argument("--workload", nargs="+", metavar="NAME", help="sets of parameters (default: all)")
-    step.add_argument("--threads", type=count, help="threads of torch (default: as many as torch takes)")
+    step.add_argument("--threads", type=at_once, help="threads of torch (default: as many as torch takes)")
     step.add_argument("--repeats", type=count, default=9, help="repeats of every side (default: 9)")
     step.add_argument("--device", default="cpu", help="where the parameters live, such as cuda (default: cpu)")
     step.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the parameters (default: float32)")

@@ -3,26 +3,44 @@
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optizoo.cli import arguments
 from optizoo.cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from optizoo.lab.train.distributed import Group
+
 
 def train(options: argparse.Namespace) -> int:
-    """Train one model."""
+    """Train one model, by this process or together with others that ``torchrun`` has started."""
     arguments.require_lab()
-    from optizoo.lab import checkpoint, data, shipped
+    from optizoo.lab.train.distributed import joined
+
+    with joined() as group:
+        return _train(options, group)
+
+
+def _train(options: argparse.Namespace, group: "Group") -> int:
+    from optizoo.lab import checkpoint, data, limits, shipped
     from optizoo.lab.config import digest, load_run
     from optizoo.lab.run_folder import CHECKPOINT, RECORD, check_run, train_in
     from optizoo.lab.train import resolve_device
+    from optizoo.lab.train import train as trained_alone
 
     config = load_run(shipped.find(options.config), options.overrides)
     folder = options.out or Path("runs") / f"{config.name}-{digest(config)}"
-    check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
-    resolve_device(config.train.device)
-    dataset = data.load(**asdict(config.data))
+    if not group.rank:
+        check_run(folder, resume=options.resume, fresh=options.fresh)  # what is not ours shows before the data are read
+    device = resolve_device(config.train.device)
+    with group.first_before_others():
+        dataset = data.load(**asdict(config.data))
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     # What is written can be handed on: it does not tell where the data lie.
     config = replace(config, data=replace(config.data, root=None, cache=None))
+    if group.rank:
+        trained_alone(config, dataset, progress=False)
+        return 0
     trained, place = train_in(
         folder, config, dataset, resume=options.resume, fresh=options.fresh, progress=not options.no_progress
     )

@@ -5,7 +5,6 @@ the same images with the same kind of optimizer, in one process and in turn, so 
 """
 
 import itertools
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +19,13 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from optizoo.lab import models as model_zoo
+from optizoo.lab import report
 from optizoo.lab.compare import CompareResult
+from optizoo.lab.compare_folder import ENVIRONMENT, is_written_out
 from optizoo.lab.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from optizoo.lab.data import Dataset, Split, normalise
+from optizoo.lab.files import write
+from optizoo.lab.folder import Kind, claim
 from optizoo.lab.records import environment
 from optizoo.lab.train import resolve_device, train
 from optizoo.tables import text_table
@@ -166,18 +169,24 @@ def epoch_benchmark(
     }
 
 
+KEPT = Kind("kept comparison", is_written_out)
+
+
 def keep_comparison(result: CompareResult, folder: Path) -> None:
     """Copy what a comparison came to into ``folder``: table, rows, config, environment and pictures, but no run.
 
     Args:
         result: Of :func:`optizoo.lab.compare.compare`.
         folder: Made if it is not there; files of an earlier comparison are replaced.
+
+    Raises:
+        FolderError: The folder holds something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.txt").write_text(result.table + "\n", encoding="utf-8")
-    kept = [result.folder / name for name in ("config.json", "environment.json", "results.jsonl")]
-    for path in [*kept, *sorted(result.folder.glob("*.png"))]:
-        shutil.copyfile(path, folder / path.name)
+    claim(folder, KEPT)
+    write(folder / "table.txt", result.table + "\n")
+    for name in (report.CONFIG, ENVIRONMENT, report.RESULTS, *report.PICTURES):
+        if (result.folder / name).exists():
+            write(folder / name, (result.folder / name).read_bytes())
 
 
 def format_epochs(result: dict[str, Any]) -> str:

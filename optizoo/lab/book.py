@@ -27,7 +27,7 @@ from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, loa
 from optizoo.lab.files import write
 from optizoo.lab.folder import Kind, check, claim, locked
 from optizoo.lab.page import Page, Row, T, Track, cell, silent
-from optizoo.lab.records import Record, Recorder, RecordError, environment, has_start
+from optizoo.lab.records import Record, Recorder, RecordError, environment, has_start, is_finished
 from optizoo.lab.sources import DataError
 from optizoo.lab.templates import equation, inlined, render
 
@@ -199,7 +199,7 @@ def write_book(folder: str | Path) -> Path:
     for name in EXPERIMENTS:
         if not _file(name, folder).exists():
             reason = missing(name, options(name)) or f"It was not run: optizoo lab {name} --out {folder}"
-        elif not has_start(_file(name, folder)) or Record.read(_file(name, folder)).result is None:
+        elif not is_finished(_file(name, folder)):
             reason = f"It was interrupted: optizoo lab {name} --out {folder} runs it again"
         else:
             chapters.append(_chapter(name, folder))
@@ -221,9 +221,12 @@ def _run(name: str, chosen: Any, folder: Path | None, track: Track) -> list[Row]
         return _rows(_recorded(name, chosen, None, track))
     file = _file(name, folder)
     unfinished = file.with_name(f".{file.name}")
+    earlier = Record.read(file) if is_finished(file) else None  # what is damaged shows before hours of work
     try:
         record = _recorded(name, chosen, unfinished, track)
-        _keep_other_options(file, record)
+        if earlier is not None and earlier.config != record.config:
+            digest = hashlib.sha256(json.dumps(earlier.config, sort_keys=True).encode()).hexdigest()[:8]
+            os.replace(file, file.with_name(f"{file.stem}-{digest}.jsonl"))
         os.replace(unfinished, file)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -241,16 +244,6 @@ def _recorded(name: str, chosen: Any, file: Path | None, track: Track) -> Record
         recorder.add({"event": ROW, **_jsonable(row)})
     recorder.result(seconds=time.perf_counter() - start)
     return recorder.record
-
-
-def _keep_other_options(file: Path, now: Record) -> None:
-    """Give a finished record of other options a name of its own."""
-    if not has_start(file):
-        return
-    record = Record.read(file)
-    if record.result is not None and record.config != now.config:
-        digest = hashlib.sha256(json.dumps(record.config, sort_keys=True).encode()).hexdigest()[:8]
-        os.replace(file, file.with_name(f"{file.stem}-{digest}.jsonl"))
 
 
 def _require(name: str, chosen: Any) -> None:
@@ -276,10 +269,8 @@ def _file(name: str, folder: Path) -> Path:
 
 
 def _is_finished(name: str, chosen: Any, folder: Path) -> bool:
-    if not has_start(_file(name, folder)):
-        return False
-    record = Record.read(_file(name, folder))
-    return record.result is not None and record.config["options"] == _jsonable(asdict(chosen))
+    file = _file(name, folder)
+    return is_finished(file) and Record.read(file).config["options"] == _jsonable(asdict(chosen))
 
 
 def _recognised(folder: Path) -> bool:

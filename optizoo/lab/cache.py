@@ -21,7 +21,7 @@ FORMAT = 1
 
 def folder(cache: str | Path | None = None) -> Path:
     """Return ``cache``, else ``$OPTIZOO_CACHE``, else ``$XDG_CACHE_HOME/optizoo``, else ``~/.cache/optizoo``."""
-    return cache_folder() if cache is None else Path(cache).expanduser()
+    return cache_folder() if cache is None else Path(os.path.expanduser(cache))
 
 
 def decoded(source: Source, cache: str | Path | None = None) -> tuple[Content, str]:

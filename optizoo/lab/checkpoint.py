@@ -113,8 +113,9 @@ def load(path: str | Path) -> dict[str, Any]:
 def remove(path: str | Path) -> None:
     """Delete the checkpoint and the one before it, if they are there."""
     path = Path(path)
-    path.unlink(missing_ok=True)
-    previous(path).unlink(missing_ok=True)
+    for each in (path, previous(path)):
+        if each.exists():  # else even this would fail where nothing can be written
+            each.unlink()
     _remove_remains(path)
 
 

@@ -17,7 +17,7 @@ begun with, because how a sum is split over threads decides how it is rounded.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,14 +27,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from optizoo.lab import checkpoint as checkpoints
-from optizoo.lab import data, report
+from optizoo.lab import data, limits, report
 from optizoo.lab.compare_folder import ENVIRONMENT, check_comparison, finish, prepare
 from optizoo.lab.config import (
     CompareConfig,
-    ConfigError,
     digest,
 )
-from optizoo.lab.data import Dataset
+from optizoo.lab.data import Dataset, Split
 from optizoo.lab.folder import locked
 from optizoo.lab.grid import Cell, CompareError, cells, pairs
 from optizoo.lab.records import Record, Recorder, has_start, is_finished
@@ -88,10 +87,11 @@ def compare(
     config = replace(config, data=replace(config.data, root=None, cache=None))
     runs = list(pairs(config))
     check_comparison(folder)  # what is not ours shows before the data are read
+    dataset = data.load(**dataset_options).to(device)
+    # All that is wrong shows before there is a folder.
+    limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        dataset = data.load(**dataset_options).to(device)
-        _check_schedules(config, len(dataset.train))
         place = prepare(folder, config, dataset.digest, fresh=fresh, default=out is None)
         total = sum(len(pair) for pair in runs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)
@@ -123,15 +123,6 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
             return None
         largest = max(largest, difference.max().item())
     return largest
-
-
-def _check_schedules(config: CompareConfig, images: int) -> None:
-    """Raise before the first run if a schedule does not fit the length of the runs."""
-    for index, schedule in enumerate(config.schedules):
-        try:
-            schedule.build(config.train.total_steps(images))
-        except ConfigError as error:
-            raise error.inside(f"schedules[{index}]") from None
 
 
 @contextmanager
@@ -167,7 +158,8 @@ def _run_pair(folder: Path, pair: tuple[Cell, ...], dataset: Dataset, bar: tqdm,
             )
             bar.update()
         if len(runs) == 2:
-            Recorder(pair[0].record_path(folder), resume=True).add(_verdict(*runs))
+            proof = {} if pair[0].config.train.foreach is False else _proof(pair, dataset)
+            Recorder(pair[0].record_path(folder), resume=True).add({**_verdict(*runs), **proof})
     else:
         bar.update(len(pair))
     for cell in pair:
@@ -191,6 +183,20 @@ def _is_done(folder: Path, pair: tuple[Cell, ...], dataset: Dataset) -> bool:
     if any(record.result is None for record in records):
         return False
     return len(pair) == 1 or report.twin_verdict(records[0]) is not None
+
+
+def _proof(pair: Sequence[Cell], dataset: Dataset) -> dict[str, object]:
+    """Run the loops of both libraries for a while, in memory: what they compute is the same, bit for bit."""
+    nothing = Split(dataset.test.images[:0], dataset.test.labels[:0])
+    unseen = replace(dataset, validation=nothing, test=nothing)
+    loops = []
+    for cell in pair:
+        steps = max(cell.config.schedule.warmup_steps + 1, report.PROOF_STEPS)
+        settings = replace(cell.config.train, foreach=False, max_steps=min(steps, cell.config.train.max_steps or steps))
+        loops.append(train(replace(cell.config, train=settings), unseen, progress=False))
+    found = _verdict(*loops)
+    same = bool(found["losses_identical"]) and found["max_param_difference"] == 0.0
+    return {"loops_identical": same, "loops_steps": len(loops[0].losses)}
 
 
 def _verdict(ours: Trained, twin: Trained) -> dict[str, object]:

@@ -13,29 +13,39 @@ from typing import Any
 
 from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab import report
-from optizoo.lab.config import CompareConfig, ConfigError, digest, load_compare, to_dict
+from optizoo.lab.config import CompareConfig, ConfigError, compare_from_dict, digest, load_compare, to_dict
 from optizoo.lab.files import write_json
 from optizoo.lab.folder import MARK, NEW, FolderError, Kind, check, claim, clear, promote
 from optizoo.lab.grid import Cell, CompareError, cells, same_runs
 from optizoo.lab.records import Record, RecordError, environment, has_start, is_finished, reconfigure
 from optizoo.lab.train import resolve_device
 
-__all__ = ["ENVIRONMENT", "check_comparison", "finish", "prepare"]
+__all__ = ["ENVIRONMENT", "check_comparison", "finish", "is_written_out", "prepare"]
 
 ENVIRONMENT = "environment.json"
-# What a comparison may differ in from one whose runs it takes over.
+KEYS = ("name", "seeds", "twins", "data", "model", "train", "optimizers", "schedules")
+# What a comparison must share with one whose runs it takes over.
 MACHINE = ("optizoo", "torch", "platform", "cpu", "device")
 
 
 def _recognised(folder: Path) -> bool:
     """Return whether config, environment and all records of a folder are those of a comparison."""
     try:
-        paths = [cell.record_path(folder) for cell in cells(load_compare(folder / report.CONFIG))]
-        for path in filter(has_start, paths):
+        for path in filter(has_start, (folder / report.CELLS).glob("*.jsonl")):
             Record.read(path)
-        threads = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["threads"]
-        return isinstance(threads, int) and (folder / report.CELLS).is_dir()
-    except (ConfigError, CompareError, RecordError, OSError, ValueError, KeyError, TypeError):
+        return (folder / report.CELLS).is_dir() and is_written_out(folder)
+    except RecordError:
+        return False
+
+
+def is_written_out(folder: Path) -> bool:
+    """Return whether a folder has config and environment as a comparison writes them, with all their keys."""
+    try:
+        about = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        table = json.loads((folder / report.CONFIG).read_text(encoding="utf-8"))
+        compare_from_dict(table)
+        return {"optizoo", "torch", "threads"} <= set(about) and set(KEYS) <= set(table)
+    except (ConfigError, OSError, ValueError, TypeError):
         return False
 
 

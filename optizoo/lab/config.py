@@ -58,7 +58,9 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
     "compare_from_dict",
+    "differ",
     "digest",
+    "from_dict",
     "load",
     "load_compare",
     "load_run",
@@ -292,7 +294,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 # Keys that change where a run finds its data or how it is watched, not what it computes.
 _NOT_IN_DIGEST = {"data": ("root", "cache", "download"), "train": ("threads", "checkpoint_every", "graph")}
 # Keys that are younger than digests: where they are left out, a folder keeps the name that it had before them.
-_YOUNG = {"train": {"order_seed": None}}
+_YOUNG = {"train": {"order_seed": None, "scale_lr": False}}
 
 
 def digest(config: Any) -> str:

@@ -27,7 +27,8 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: uint8, of shape (n, 3, 32, 32): red, green, blue; rows from the top; 0 to 255.
+        images: uint8, of shape (n, 3, 32, 32): red, green, blue; rows from the top; 0 to 255. Or standardised values of
+            any number, of a floating-point type and shape (n, values).
         labels: int64, of shape (n,): indices into the classes of the data set.
     """
 
@@ -35,7 +36,8 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.shape[1:] != IMAGE_SHAPE:
+        standardised = self.images.is_floating_point() and self.images.dim() == 2
+        if not standardised and (self.images.dtype != torch.uint8 or self.images.shape[1:] != IMAGE_SHAPE):
             raise ValueError(
                 f"images must be uint8 of shape (n, 3, 32, 32), got {self.images.dtype} of {tuple(self.images.shape)}"
             )

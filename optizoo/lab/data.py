@@ -24,6 +24,7 @@ from torch import Tensor
 from optizoo.core.names import did_you_mean
 from optizoo.lab import cache as image_cache
 from optizoo.lab import sources, synthetic
+from optizoo.lab.limits import lacking
 from optizoo.lab.sources import Content, DataError, Split
 
 __all__ = ["Batches", "DataError", "Dataset", "Split", "epoch_order", "load", "normalise"]
@@ -114,10 +115,12 @@ def load(
             _check_size(key, size, minimum=1)
     if name == "synthetic":
         train_size = train_size or SYNTHETIC_SIZES["train_size"]
+        if words := lacking(3072 * (train_size + validation + (test_size or SYNTHETIC_SIZES["test_size"]))):
+            raise DataError(f"train_size = {train_size}, validation and test_size take {words}: make them smaller")
         content = synthetic.make(train_size + validation, test_size or SYNTHETIC_SIZES["test_size"], seed=seed)
         source, digest = f"generated from seed {seed}", content.digest()
     else:
-        root = Path(root or os.environ.get("OPTIZOO_DATA") or "data").expanduser()
+        root = Path(os.path.expanduser(root or os.environ.get("OPTIZOO_DATA") or "data"))
         source, content, digest = _cifar10(root, cache, download)
     train, held_out, test = _split(content, validation, seed, train_size, test_size)
     mean, std = _moments(train.images)
@@ -172,7 +175,8 @@ class Batches:
     Each batch is a fresh tensor, which autograd may keep, unless ``reuse`` says otherwise.
 
     Args:
-        split: The images; move it to the device first.
+        split: The images; move it to the device first. Those of a floating-point type are standardised already, of any
+            size, and only gathered.
         dataset_mean: Mean of each channel over the *train* split, in grey levels from 0 to 255.
         dataset_std: Likewise the standard deviation.
         batch_size: Images in a batch; a larger number than the split holds gives one batch of them all.
@@ -233,7 +237,7 @@ class Batches:
         return _normalise(images.flatten(1), *self._coefficients, self.dtype)
 
     def epoch(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over (images (b, 3072), labels (b,)) in the given order.
+        """Iterate over (images (b, values), labels (b,)) in the given order.
 
         Args:
             order: A permutation of the split: :func:`epoch_order`.
@@ -251,6 +255,8 @@ class Batches:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the images at ``rows`` (int64, on their device), normalised: (b, 3072), at most ``batch_size``."""
+        if self._images.is_floating_point() and self._buffer is not None and self._buffer.dtype == self._images.dtype:
+            return torch.index_select(self._images, 0, rows, out=self._buffer[: len(rows)])
         return self._batch(self._images.index_select(0, rows))
 
     def sequential(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -266,6 +272,8 @@ class Batches:
             yield self.gather(order[rows]), labels[rows]
 
     def _batch(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return images.to(self.dtype)
         buffer = self._buffer
         if buffer is not None and len(buffer) != len(images):
             buffer = buffer[: len(images)]

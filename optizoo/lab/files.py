@@ -6,11 +6,11 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-__all__ = ["beside", "is_stream", "naming", "sync", "write", "write_json"]
+__all__ = ["beside", "growing", "is_stream", "naming", "sync", "unfinished", "write", "write_json"]
 
 FAILURES = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -95,23 +95,52 @@ def _stays(path: Path) -> bool:
 def write(path: str | Path, content: str | bytes) -> None:
     """Write a file, whole or not at all; links lead to what is written, and pipes and devices take it.
 
+    A file that holds this already is left alone: it may lie where nothing can be written.
+
     Raises:
         OSError: It cannot be written; the error names ``path``.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="replace") if isinstance(content, str) else content  # a path may be no text
     if (descriptor := _descriptor(path)) is not None:
         sys.stdout.flush()
         with naming(path), os.fdopen(os.dup(descriptor), "wb") as file:  # where the stream stands in its file
             file.write(data)
-    elif (stream := is_stream(path)) or _stays(path):
-        with naming(path), path.open("ab" if stream else "wb") as file:
+    elif is_stream(path):
+        with naming(path), path.open("ab") as file:
             file.write(data)
-    else:
-        with beside(path) as temporary, temporary.open("wb") as file:
+    elif not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+        with nullcontext(path) if _stays(path) else beside(path) as target, naming(path), target.open("wb") as file:
             file.write(data)
             file.flush()
             sync(file.fileno())
+
+
+@contextmanager
+def growing(path: Path | None) -> Iterator[Callable[[object], None]]:
+    """Give a function that writes a JSON file again and again; what is there is replaced when all went well.
+
+    Until then the file grows where nothing was, or else beside it, as ``<name>.unfinished``. A pipe or device takes the
+    last content, at the end. ``None`` takes nothing.
+    """
+    contents: list[object] = []
+    place = None if path is None or is_stream(path) else unfinished(path)
+
+    def take(content: object) -> None:
+        contents[:] = [content]
+        if place is not None:
+            write_json(place, content)
+
+    yield take
+    if path is not None and contents and place != path:
+        write_json(path, contents[0])
+        if place is not None:
+            place.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """Return where a file grows that is not whole yet: in its place, or beside what is there."""
+    return path.with_name(f"{path.name}.unfinished") if path.exists() else path
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -27,6 +27,7 @@ MARK = ".optizoo"
 SCHEMA = 1
 NEW = ".new"
 LOCK = ".optizoo.lock"  # where folders cannot be locked
+HALF_WRITTEN = f".{MARK}."  # a mark that a killed process left
 # What systems and file managers put into a folder that is empty to its owner.
 UNNOTICED = {MARK, LOCK, ".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", ".directory", "lost+found"}
 
@@ -110,10 +111,11 @@ def check(folder: Path, kind: Kind) -> bool:
         if schema > SCHEMA:
             raise FolderError(f"{folder} was made by a newer version of optizoo: update it, or {remedy}")
         return True
-    others = sorted(path.name for path in folder.iterdir() if path.name not in UNNOTICED)
+    names = (path.name for path in folder.iterdir())
+    others = sorted(name for name in names if name not in UNNOTICED and not name.startswith(HALF_WRITTEN))
     if others and not kind.recognised(folder):
-        names = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise FolderError(f"{folder} holds files but no {kind.name} ({names}): {remedy}")
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise FolderError(f"{folder} holds files but no {kind.name} ({shown}): {remedy}")
     return False
 
 

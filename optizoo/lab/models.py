@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
 from optizoo.core.names import did_you_mean
+from optizoo.lab.limits import lacking
 
 LinearT = TypeVar("LinearT", bound=nn.Linear)
 
@@ -77,6 +78,7 @@ def linear(
     torch.Size([2, 10])
     """
     _check_sizes(classes=classes, inputs=inputs)
+    _check_memory(classes * (inputs + 1), f"{inputs} inputs and {classes} classes")
     layer = _blank(Linear, inputs, classes)
     _initialise(layer, _generator(seed), init, init_scale, gain=1.0)
     return layer
@@ -111,6 +113,7 @@ def two_layer(
     1578506
     """
     _check_sizes(hidden=hidden, classes=classes, inputs=inputs)
+    _check_memory(hidden * (inputs + 1 + classes), f"hidden={hidden}")
     if isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must be a probability, from 0 and below 1, got {dropout!r}")
     if init == "zeros":
@@ -201,3 +204,8 @@ def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be an integer, at least 1, got {size!r}")
+
+
+def _check_memory(parameters: int, what: str) -> None:
+    if words := lacking(4 * parameters):
+        raise ValueError(f"{what} takes {words}: make it smaller")

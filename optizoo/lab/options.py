@@ -4,7 +4,7 @@ import argparse
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, fields
 from numbers import Integral, Real
 from typing import Any, get_args, get_origin, get_type_hints
@@ -30,12 +30,13 @@ def option(
     at_most: float | str = LARGEST,
     below: float | str | None = None,
     nonzero: bool = False,
-    check: Callable[[Any], None] | None = None,
+    repeats: bool = False,
+    check: Callable[[Any], str] | None = None,
 ) -> Any:
     """Return a field of an experiment's ``Options``, which is a flag on the command line.
 
     Its type is ``int``, ``float``, ``str``, ``bool``, or a tuple of one of the first three, such as
-    ``tuple[int, ...]``; the values of a tuple differ. Numbers are finite.
+    ``tuple[int, ...]``; its values differ. Numbers are finite.
 
     Args:
         default: The value for the default size: the whole experiment within two minutes on two cores.
@@ -45,10 +46,11 @@ def option(
         at_most: The largest value that is allowed, or the name of the option that holds it.
         below: A value that is too large, or the name of the option that holds it.
         nonzero: Whether 0 is refused.
-        check: Raises :class:`ValueError` with what the value must be.
+        repeats: Whether values of a tuple may be equal.
+        check: Returns what a value must be, if it is not.
     """
     about = {"help": help, "choices": tuple(choices), "at_least": at_least, "at_most": at_most, "below": below}
-    return field(default=default, metadata=about | {"nonzero": nonzero, "check": check})
+    return field(default=default, metadata=about | {"nonzero": nonzero, "repeats": repeats, "check": check})
 
 
 class Checked:
@@ -64,50 +66,59 @@ class Checked:
         kinds = get_type_hints(type(self))
         known = fields(self)  # type: ignore[arg-type]  # the subclass is a dataclass
         for each in known:
-            object.__setattr__(self, each.name, _converted(each.name, getattr(self, each.name), kinds[each.name]))
-        for each in known:
-            value = getattr(self, each.name)
-            for item in value if isinstance(value, tuple) else (value,):
-                try:
-                    self._check(item, **{key: rule for key, rule in each.metadata.items() if key != "help"})
-                except ValueError as error:
-                    raise ExperimentError(f"{each.name} = {item!r}{error}") from None
+            value, repeats = getattr(self, each.name), each.metadata["repeats"]
+            object.__setattr__(self, each.name, _converted(each.name, value, kinds[each.name], repeats))
+        for problem_of in (_problem_alone, self._problem_beside):
+            for each in known:
+                value = getattr(self, each.name)
+                for item in value if isinstance(value, tuple) else (value,):
+                    if problem := problem_of(item, each.metadata):
+                        raise ExperimentError(f"{each.name} = {item!r}{problem}")
 
-    def _check(
-        self,
-        item: Any,
-        *,
-        choices: Sequence[Any],
-        at_least: float,
-        at_most: float | str,
-        below: float | str | None,
-        nonzero: bool,
-        check: Callable[[Any], None] | None,
-    ) -> None:
-        if choices and item not in choices:
-            raise ValueError(f" is unknown: {did_you_mean(item, list(map(str, choices)))}")
-        if check:
-            check(item)
-        if isinstance(item, (str, bool)) or choices:
-            return
-        if not item >= at_least:
-            raise ValueError(f"; it must be at least {_written(at_least)}")
-        if nonzero and not item:
-            raise ValueError("; it must not be 0")
-        if 0 < abs(item) < SMALLEST:
-            raise ValueError(f"; it must be at least {SMALLEST:g}, or 0 where that is allowed")
-        for words, limit, fits in (("at most", at_most, operator.le), ("below", below, operator.lt)):
-            number = getattr(self, limit) if isinstance(limit, str) else limit
-            if number is not None and not fits(item, number):
-                whose = _written(number) if number == limit else f"the {_written(number)} {limit}"
-                raise ValueError(f"; it must be {words} {whose}")
+    def _problem_beside(self, item: Any, about: Mapping[str, Any]) -> str:
+        """Return what is wrong with a value beside those of other options."""
+        for words, limit, fits in _upper(about):
+            if isinstance(limit, str) and not fits(item, number := getattr(self, limit)):
+                return f"; it must be {words} the {_written(number)} {limit}"
+        return ""
+
+
+def _problem_alone(item: Any, about: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, whatever other options are."""
+    choices = about["choices"]
+    if choices and item not in choices:
+        if not isinstance(item, str):
+            return f"; it must be one of {', '.join(map(str, choices))}"
+        return f" is unknown: {did_you_mean(item, choices)}"
+    if about["check"] and (problem := about["check"](item)):
+        return f"; it must be {problem}"
+    if isinstance(item, (str, bool)) or choices:
+        return ""
+    if not item >= about["at_least"]:
+        return f"; it must be at least {_written(about['at_least'])}"
+    if about["nonzero"] and not item:
+        return "; it must not be 0"
+    if 0 < abs(item) < SMALLEST:
+        return f"; it must be at least {SMALLEST:g}, or 0 where that is allowed"
+    for words, limit, fits in _upper(about):
+        if not isinstance(limit, str) and not fits(item, limit):
+            return f"; it must be {words} {_written(limit)}"
+    return ""
+
+
+def _upper(about: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[[Any, Any], bool]]]:
+    """Yield the upper limits of an option: in words, as a number or the name of an option, and how they are held."""
+    if about["at_most"] is not None:
+        yield "at most", about["at_most"], operator.le
+    if about["below"] is not None:
+        yield "below", about["below"], operator.lt
 
 
 def _written(number: float) -> str:
     return f"{number:g}" if isinstance(number, float) else str(number)
 
 
-def _converted(name: str, value: Any, kind: Any) -> Any:
+def _converted(name: str, value: Any, kind: Any, repeats: bool) -> Any:
     """Return a value as its type, or raise what it must be."""
     if get_origin(kind) is tuple:
         values = value if isinstance(value, (tuple, list)) else (value,)
@@ -118,9 +129,10 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
                 else f"has {len(values)} values; give at most {LONGEST}"
             )
             raise ExperimentError(f"{name} {problem}")
-        converted = tuple(_converted(name, item, get_args(kind)[0]) for item in values)
-        if twice := [item for index, item in enumerate(converted) if item in converted[:index]]:
-            raise ExperimentError(f"{name} = {converted}; its values must differ, and {twice[0]!r} stands there twice")
+        converted = tuple(_converted(name, item, get_args(kind)[0], repeats) for item in values)
+        for index, item in enumerate(converted):
+            if item in converted[:index] and not repeats:
+                raise ExperimentError(f"{name} has {item!r} twice; its values must differ")
         return converted
     number = isinstance(value, Real) and not isinstance(value, bool)
     if kind is int and number and (isinstance(value, Integral) or float(value).is_integer()):
@@ -136,10 +148,9 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     raise ExperimentError(f"{name} = {value!r}; it must be {words[kind]}")
 
 
-def device(name: str) -> None:
-    """Check the name of a device; whether the machine has it is asked when it is used."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise ValueError("; it must be auto, cpu, cuda, or one such as cuda:1")
+def device(name: str) -> str:
+    """Return what the name of a device must be, if it is not; whether the machine has it is asked when it is used."""
+    return "" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) else "auto, cpu, cuda, or one such as cuda:1"
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type) -> list[str]:

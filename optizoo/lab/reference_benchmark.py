@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from optizoo import create, explain, list_optimizers
 from optizoo.lab import step_benchmark as bench
-from optizoo.lab.files import is_stream, write_json
+from optizoo.lab.files import growing
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
 from optizoo.testing import torch_twin
@@ -95,7 +95,7 @@ def reference_benchmark(
         repeats: Of every side.
         threads: Of torch; ``None`` leaves them as they are.
         copy_bytes: Size of the tensor whose copying gives the bandwidth.
-        file: JSON file that takes the record after every cell (a pipe or device: at the end).
+        file: JSON file that takes the record after every cell, as in :func:`optizoo.lab.files.growing`.
         progress: A line on stderr for every cell.
 
     Returns:
@@ -109,24 +109,22 @@ def reference_benchmark(
     try:
         torch.set_num_threads(threads or before)
         record: dict[str, Any] = {"environment": environment(torch.device("cpu")), "repeats": repeats, "cells": []}
-        for workload in workloads:
-            everything = bench.make_parameters(bench.WORKLOADS[workload], torch.device("cpu"), torch.float32)
-            for name in names:
-                params = [param for param in everything if param.dim() >= optimizer_class(name).least_dimensions]
-                if not params:
-                    continue
-                if progress:
-                    print(f"{name}, {workload}", file=sys.stderr)
-                cell = _cell(name, params, repeats, copy_bytes)
-                if cell is not None:
-                    record["cells"].append({"optimizer": name, "workload": workload, **cell})
-                if file is not None and not is_stream(file):
-                    write_json(file, record)
-                gc.collect()
+        with growing(file) as take:
+            for workload in workloads:
+                everything = bench.make_parameters(bench.WORKLOADS[workload], torch.device("cpu"), torch.float32)
+                for name in names:
+                    params = [param for param in everything if param.dim() >= optimizer_class(name).least_dimensions]
+                    if not params:
+                        continue
+                    if progress:
+                        print(f"{name}, {workload}", file=sys.stderr)
+                    cell = _cell(name, params, repeats, copy_bytes)
+                    if cell is not None:
+                        record["cells"].append({"optimizer": name, "workload": workload, **cell})
+                    take(record)
+                    gc.collect()
     finally:
         torch.set_num_threads(before)
-    if file is not None and is_stream(file):
-        write_json(file, record)
     return record
 
 

@@ -11,7 +11,7 @@ makes the rest of it, and can do so again at any time:
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,6 +23,7 @@ from optizoo.lab import files, pictures
 from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
 from optizoo.lab.records import Record
+from optizoo.lab.statistics import Standing, standings, verdict
 from optizoo.lab.templates import inlined, render
 from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin
@@ -35,7 +36,9 @@ RESULTS = "results.jsonl"
 REPORT = "report.html"
 PICTURES = tuple(f"{name}.png" for name in ("training_loss", "validation_accuracy", "test_accuracy", "schedules"))
 NONE = "–"
+PROOF_STEPS = 100  # of a loop that runs beside a faster backend
 LIBRARIES = ("optizoo", "torch")
+START = b'{"event": "start"'  # what begins otherwise is no record of ours
 
 
 class RunSummary(TypedDict):
@@ -68,11 +71,15 @@ class TwinSummary(RunSummary):
         losses_identical: Number of these whose losses were the same at every step, bit for bit.
         max_param_difference: Largest absolute difference of a parameter at the end, over all pairs; ``None`` where
             there is no pair, or where a difference is not finite.
+        proofs: Number of pairs whose loops were run beside them.
+        proofs_identical: Number of these whose loops had the same losses and the same parameters, bit for bit.
     """
 
     pairs: int
     losses_identical: int
     max_param_difference: float | None
+    proofs: int
+    proofs_identical: int
 
 
 class Row(RunSummary):
@@ -81,11 +88,16 @@ class Row(RunSummary):
     Attributes:
         optimizer: Label of the optimizer.
         schedule: Label of the schedule.
+        behind: How far its test accuracy is behind the best, paired by seed: mean and both ends of the 95 % interval;
+            ``None`` for the best, and for fewer than two pairs.
+        groups: Letters; rows that share one cannot be told apart. See :func:`optizoo.lab.statistics.standings`.
         twin: The twins; ``None`` where there are none.
     """
 
     optimizer: str
     schedule: str
+    behind: list[float] | None
+    groups: str
     twin: TwinSummary | None
 
 
@@ -98,7 +110,8 @@ def read(folder: str | Path) -> tuple[CompareConfig, list[Record]]:
     """
     folder = Path(folder)
     config = load_compare(folder / CONFIG)
-    records = [Record.read(path) for path in sorted((folder / CELLS).glob("*.jsonl"))]
+    paths = [path for path in sorted((folder / CELLS).glob("*.jsonl")) if path.read_bytes()[:100].startswith(START)]
+    records = [Record.read(path) for path in paths]
     return config, [record for record in records if record.result is not None]
 
 
@@ -118,22 +131,53 @@ def summarize(config: CompareConfig, records: Sequence[Record]) -> list[Row]:
         records: Finished runs, in any order; runs that are still missing are left out of the means.
     """
     groups = _grouped(records)
+    stand = {each.label: each for each in _standings(config, records)}
     rows: list[Row] = []
     for optimizer in config.optimizers:
         for schedule in config.schedules:
+            standing = stand[_name(config, optimizer.label, schedule.label)]
             ours, twins = (groups.get((optimizer.label, schedule.label, library), []) for library in LIBRARIES)
             twin: TwinSummary | None = None
             if config.twins and has_torch_twin(optimizer.name, **optimizer.options):
-                verdicts = [verdict for record in ours if (verdict := twin_verdict(record)) is not None]
-                differences = [verdict["max_param_difference"] for verdict in verdicts]
+                verdicts = [found for record in ours if (found := twin_verdict(record)) is not None]
+                differences = [each["max_param_difference"] for each in verdicts]
                 twin = {
                     **_summary(twins),
                     "pairs": len(verdicts),
-                    "losses_identical": sum(verdict["losses_identical"] for verdict in verdicts),
+                    "losses_identical": sum(each["losses_identical"] for each in verdicts),
                     "max_param_difference": max(differences) if differences and None not in differences else None,
+                    "proofs": sum("loops_identical" in each for each in verdicts),
+                    "proofs_identical": sum(each.get("loops_identical", False) for each in verdicts),
                 }
-            rows.append({"optimizer": optimizer.label, "schedule": schedule.label, **_summary(ours), "twin": twin})
+            rows.append(
+                {
+                    "optimizer": optimizer.label,
+                    "schedule": schedule.label,
+                    **_summary(ours),
+                    "behind": None if standing.behind is None else [*astuple(standing.behind)],
+                    "groups": standing.groups,
+                    "twin": twin,
+                }
+            )
     return sorted(rows, key=lambda row: 1.0 if row["test_accuracy_mean"] is None else -row["test_accuracy_mean"])
+
+
+def _standings(config: CompareConfig, records: Sequence[Record]) -> list[Standing]:
+    """Return where each optimizer, under each schedule, stands in test accuracy."""
+    values, lost = {}, {}
+    groups = _grouped(records)
+    for optimizer, schedule in product(config.optimizers, config.schedules):
+        name = _name(config, optimizer.label, schedule.label)
+        runs = groups.get((optimizer.label, schedule.label, LIBRARIES[0]), [])
+        results = {run.config["seed"]: run.result for run in runs if run.result is not None and not _diverged(run)}
+        accuracies = {seed: result["test_accuracy"] for seed, result in results.items()}
+        values[name] = {seed: each for seed, each in accuracies.items() if each is not None}
+        lost[name] = sum(map(_diverged, runs))
+    return standings(values, lost)
+
+
+def _name(config: CompareConfig, optimizer: str, schedule: str) -> str:
+    return f"{optimizer} with {schedule}" if len(config.schedules) > 1 else optimizer
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -181,6 +225,7 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
         columns.append(_Column("schedule", lambda row: row["schedule"], is_name=True))
     columns += [
         _Column("test accuracy (%)", _accuracy),
+        *([_Column("group", lambda row: row["groups"] or NONE, is_name=True)] if _several(rows) else []),
         _Column("final loss", lambda row: _number(row["final_loss_mean"], ".4f")),
         _Column("seconds", lambda row: _number(row["seconds_mean"], ".1f")),
     ]
@@ -191,6 +236,8 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
             _Column("largest difference", lambda row: _of_twin(row, _difference)),
             _Column("losses identical", lambda row: _of_twin(row, _identical)),
         ]
+    if any(row["twin"] and row["twin"]["proofs"] for row in rows):
+        columns.append(_Column("loops identical", lambda row: _of_twin(row, _proven)))
     return columns
 
 
@@ -225,8 +272,20 @@ def _difference(twin: TwinSummary) -> str:
     return "0" if difference == 0 else f"{difference:.1e}"
 
 
+def _several(rows: Sequence[Row]) -> bool:
+    """Return whether there is anything to tell apart."""
+    return sum(len(row["test_accuracies"]) > 1 for row in rows) > 1
+
+
+def _proven(twin: TwinSummary) -> str:
+    return _of_pairs(twin["proofs"], twin["proofs_identical"])
+
+
 def _identical(twin: TwinSummary) -> str:
-    pairs, identical = twin["pairs"], twin["losses_identical"]
+    return _of_pairs(twin["pairs"], twin["losses_identical"])
+
+
+def _of_pairs(pairs: int, identical: int) -> str:
     if not pairs:
         return NONE
     return "yes" if identical == pairs else "no" if identical == 0 else f"{identical} of {pairs}"
@@ -391,12 +450,13 @@ def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row],
             {"colour": styles[row["optimizer"]].colour, "cells": [column.text(row) for column in columns]}
             for row in rows
         ],
-        findings=_findings(rows),
+        findings=_findings(config, records, rows),
         pictures=[
             {"caption": picture.caption, "light": inlined(picture.light), "dark": inlined(picture.dark)}
             for picture in drawn
         ],
         finished=len(records),
+        proof_steps=PROOF_STEPS,
         runs=runs,
         optimizers=table["optimizers"],
         schedules=table["schedules"],
@@ -406,20 +466,20 @@ def _page(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row],
     )
 
 
-def _findings(rows: Sequence[Row]) -> list[str]:
+def _findings(config: CompareConfig, records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
     """Return what the table says, in sentences."""
     findings = []
-    best = rows[0]
-    if best["test_accuracy_mean"] is not None:
-        several = len({row["schedule"] for row in rows}) > 1
-        name = f"{best['optimizer']} with {best['schedule']}" if several else best["optimizer"]
-        accuracy = _accuracy(best).partition(" (")[0]
-        findings.append(f"Best mean test accuracy: {name}, {accuracy} % (n = {best['finished']}).")
+    if any(row["test_accuracies"] for row in rows):
+        findings.append(verdict(_standings(config, records)))
     twins = [row["twin"] for row in rows if row["twin"] is not None and row["twin"]["pairs"]]
     if twins:
         pairs, identical = sum(twin["pairs"] for twin in twins), sum(twin["losses_identical"] for twin in twins)
         all_of = f"All {pairs}" if identical == pairs else f"{identical} of {pairs}"
         findings.append(f"{all_of} runs have, at every step, bit for bit the loss of their torch.optim twin.")
+        proofs, proven = sum(twin["proofs"] for twin in twins), sum(twin["proofs_identical"] for twin in twins)
+        if proofs:
+            all_of = f"All {proofs}" if proven == proofs else f"{proven} of {proofs}"
+            findings.append(f"{all_of} loops that ran beside them have bit for bit the steps of torch.optim's loop.")
     diverged = [row["optimizer"] for row in rows if row["diverged"]]
     if diverged:
         findings.append(f"Diverged at least once: {', '.join(dict.fromkeys(diverged))}.")

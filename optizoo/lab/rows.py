@@ -80,6 +80,10 @@ class Twin(TypedDict, total=False):
     max_param_difference: Annotated[
         float | None, "largest difference of a parameter at the end; `null` where it is not finite"
     ]
+    loops_identical: Annotated[
+        bool, "whether the loops of both, run beside them, made the same steps, bit for bit; where other backends ran"
+    ]
+    loops_steps: Annotated[int, "updates of these loops"]
 
 
 class Trial(TypedDict, total=False):
@@ -95,7 +99,7 @@ class Trial(TypedDict, total=False):
     environment: Annotated[dict[str, Any], "as in the start event"]
     epochs: Annotated[list[Epoch], "as in the epoch events"]
     result: Required[Annotated[Result, "as in the result event, without its losses"]]
-    step_seconds: Annotated[float | None, "median time of an update of the run alone; of reruns"]
+    step_seconds: Annotated[float | None, "time of an update of the run alone; of the first rerun"]
 
 
 EVENTS: dict[str, Any] = {

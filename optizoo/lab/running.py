@@ -3,12 +3,10 @@
 An option ``data: str = DATA`` lets an experiment run on ``"cifar10"``, or on ``"synthetic"``, which needs no images.
 """
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,25 @@ from optizoo.lab import data, sources
 from optizoo.lab.config import ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 from optizoo.lab.data import Dataset, epoch_order
 from optizoo.lab.options import option
+from optizoo.lab.page import T, Track
 from optizoo.lab.sources import DataError
-from optizoo.lab.train import Trained, train
+from optizoo.lab.train import Trained, populations, train, train_population
 
 __all__ = [
     "DATA",
     "Images",
+    "accuracies",
     "batch_loss",
+    "curve",
     "dataset",
     "descend",
-    "fit",
     "images",
     "measure",
     "minibatches",
     "missing_data",
+    "shrunk",
     "source",
+    "train_all",
     "train_curve",
 ]
 
@@ -77,7 +79,7 @@ def source(name: str) -> str:
 
 
 def _root() -> sources.Source:
-    return sources.find(Path(os.environ.get("OPTIZOO_DATA") or "data").expanduser())
+    return sources.find(Path(os.path.expanduser(os.environ.get("OPTIZOO_DATA") or "data")))
 
 
 @lru_cache(maxsize=2)
@@ -135,14 +137,14 @@ def images(
 def minibatches(split: Images, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (x, y) without end, every epoch in a new order, a function of ``seed``: paired runs see the same batches.
 
-    The images that do not fill a last batch are left out of an epoch.
+    The last batch of an epoch has what is left.
     """
     if not 1 <= batch_size <= len(split):
         raise ValueError(f"batch_size must be from 1 to the {len(split)} images, got {batch_size!r}")
     epoch = 0
     while True:
         order = epoch_order(len(split), seed=seed, epoch=epoch)
-        for start in range(0, len(order) - batch_size + 1, batch_size):
+        for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             yield split.x.index_select(0, rows), split.y.index_select(0, rows)
         epoch += 1
@@ -181,37 +183,6 @@ def batch_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Ca
     return loss
 
 
-def fit(
-    model: nn.Module,
-    optimizer: Optimizer,
-    split: Images,
-    *,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    schedule: Callable[[int], float] | None = None,
-) -> list[float]:
-    """Train on images in memory, and return the loss of each step's batch, before its update.
-
-    Args:
-        model: The model.
-        optimizer: Of its parameters.
-        split: What to learn from.
-        steps: Number of updates. A loss that is not finite ends the run earlier, and is left out: the run diverged.
-        batch_size: Images in a batch.
-        seed: Of the order of the images.
-        schedule: A function of the number of updates made: the factor of the optimizer's learning rate.
-    """
-    lr = optimizer.param_groups[0]["lr"]
-    losses = descend(optimizer, batch_loss(model, minibatches(split, batch_size, seed=seed)), steps)
-    kept = []
-    for step, loss in enumerate(takewhile(math.isfinite, losses)):
-        kept.append(loss)
-        if schedule is not None:
-            optimizer.param_groups[0]["lr"] = lr * schedule(step)
-    return kept
-
-
 @torch.no_grad()
 def measure(model: nn.Module, split: Images) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy (a fraction) on images."""
@@ -219,8 +190,17 @@ def measure(model: nn.Module, split: Images) -> tuple[float, float]:
     return cross_entropy(scores, split.y).item(), (scores.argmax(1) == split.y).double().mean().item()
 
 
-def train_curve(
-    source: Dataset,
+@lru_cache(maxsize=2)
+def shrunk(name: str = "cifar10", train: int | None = None, test: int | None = None, *, side: int = 16) -> Dataset:
+    """Return the data set of :func:`images`, for training by the lab: standardised, and of ``side`` pixels a side."""
+    parts = images(name, train, test, side=side)
+    splits = {
+        part: data.Split(each.x, each.y) for part, each in zip(("train", "validation", "test"), parts, strict=True)
+    }
+    return replace(dataset(name, train, test), **splits)
+
+
+def curve(
     model: str,
     optimizer: str,
     lr: float,
@@ -232,13 +212,12 @@ def train_curve(
     schedule_options: Mapping[str, Any] | None = None,
     model_options: Mapping[str, Any] | None = None,
     **training: Any,
-) -> Trained:
-    """Train by :func:`optizoo.lab.train.train`, in memory, on the CPU.
+) -> RunConfig:
+    """Return a run on the CPU that is evaluated at its end.
 
     With one ``seed``, all optimizers begin at the same weights and see the same batches: runs are paired.
 
     Args:
-        source: The data, of :func:`dataset`.
         model: ``"linear"`` or ``"two_layer"``.
         optimizer: A name of :func:`optizoo.list_optimizers`.
         lr: The learning rate.
@@ -247,21 +226,57 @@ def train_curve(
         schedule: A name of :func:`optizoo.schedules.list_schedules`.
         warmup_steps: Updates in which the rate climbs from 0.
         schedule_options: Arguments of the schedule.
-        model_options: Fields of :class:`~optizoo.lab.config.ModelConfig`.
+        model_options: Fields of :class:`~optizoo.lab.config.ModelConfig` that this model has.
         **training: Fields of :class:`~optizoo.lab.config.TrainConfig`, such as ``epochs``, ``batch_size``, ``l2``.
-
-    Returns:
-        The trained model, ``losses`` of all steps, ``status``, and ``record`` with ``epochs`` and ``result``, which
-        have the accuracies on validation and test images.
 
     Raises:
         ConfigError: An argument is unknown or out of range.
     """
-    config = RunConfig(
+    return RunConfig(
         seed=seed,
         model=ModelConfig(name=model, **(model_options or {})),
         optimizer=OptimizerConfig(optimizer, lr=lr, options=dict(options or {})),
         schedule=ScheduleConfig(schedule, warmup_steps=warmup_steps, options=dict(schedule_options or {})),
         train=TrainConfig(**{"device": "cpu", "evaluate_every": training.get("epochs", 1), **training}),
     )
-    return train(config, source, progress=False)
+
+
+def train_curve(source: Dataset, *arguments: Any, **options: Any) -> Trained:
+    """Train the run of :func:`curve` in memory, by :func:`optizoo.lab.train.train`.
+
+    Args:
+        source: The data.
+        *arguments: Of :func:`curve`.
+        **options: Likewise.
+    """
+    return train(curve(*arguments, **options), source, progress=False)
+
+
+def accuracies(run: Trained) -> dict[str, float | None]:
+    """Return the accuracies (fractions) of a run at its end, on ``validation`` and ``test``; of none that diverged."""
+    result = run.record.result
+    assert result is not None
+    return {split: result[f"{split}_accuracy"] for split in ("validation", "test")}
+
+
+def train_all(
+    configs: Sequence[RunConfig], source: Dataset, made: Callable[[int, Trained], T], track: Track, what: str
+) -> list[T]:
+    """Train runs, those that see the same batches as populations, and return what is made of each, in their order.
+
+    Args:
+        configs: The runs.
+        source: The data.
+        made: Called with the index of a run and what it leaves behind, which is let go of then.
+        track: Shows how many populations have been trained.
+        what: What it calls them.
+    """
+    found: dict[int, T] = {}
+    for group in track(populations(configs), what):
+        together = [configs[index] for index in group]
+        if len(group) == 1:
+            runs = [train(together[0], source, progress=False)]
+        else:
+            runs = train_population(together, source, progress=False)
+        found.update({index: made(index, run) for index, run in zip(group, runs, strict=True)})
+    return [found[index] for index in range(len(configs))]

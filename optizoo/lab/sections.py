@@ -248,8 +248,9 @@ class ModelConfig(Section):
                 f"= {self.dropout!r}; the linear model has no dropout: remove it, or set name = 'two_layer'",
                 key="dropout",
             )
+        small = {"hidden": 1} if self.name == "two_layer" else {}  # whether a large one fits, a run asks
         try:
-            models.create(self.name, seed=0, inputs=1, classes=1, **self.options)
+            models.create(self.name, seed=0, inputs=1, classes=1, **self.options | small)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"cannot be built: {error}") from None
 
@@ -360,6 +361,8 @@ class TrainConfig(Section):
         foreach: The optimizer's ``foreach``; ``False`` is the loop, on the CPU bit-equal to torch's.
         order_seed: Seed of the order of the batches; ``None`` takes the run's. Runs that share it see the same batches.
         evaluate_every: Number of epochs from one evaluation to the next; the last epoch is always evaluated.
+        scale_lr: Of N processes that train one model, multiply the rates by N, and let them climb to that in a warm-up,
+            where the schedule has none, of five epochs, at most a tenth of the run.
         checkpoint_every: Number of epochs from one checkpoint to the next.
         threads: Number of CPU threads; ``None`` leaves torch's setting.
         graph: On CUDA, make the steps of an epoch as one CUDA graph, which is faster and computes the same.
@@ -378,6 +381,7 @@ class TrainConfig(Section):
     foreach: StrictBool | None = None
     order_seed: Seed | None = None
     evaluate_every: Count = 1
+    scale_lr: StrictBool = False
     checkpoint_every: Count = 1
     threads: Count | None = None
     graph: StrictBool = True

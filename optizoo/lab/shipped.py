@@ -1,9 +1,12 @@
 """The configs that travel in the package: each has a name, says what it is, and can be copied to be edited."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
 from optizoo.core.names import did_you_mean
+from optizoo.lab.files import is_stream, write
 
 __all__ = ["ShippedError", "about", "copy", "find", "names"]
 
@@ -29,13 +32,13 @@ def find(config: str | Path) -> Path:
     Raises:
         ShippedError: There is neither.
     """
-    path = Path(config).expanduser()
+    path = Path(os.path.expanduser(config))
     if path.is_file() or (path.exists() and not path.is_dir()):
         return path
     name = str(config).removesuffix(".toml")
     if name in names():
         return FOLDER / f"{name}.toml"
-    why = "Is a directory" if path.is_dir() else "No such file"
+    why = os.strerror(errno.EISDIR if path.is_dir() else errno.ENOENT)
     raise ShippedError(
         f"{config}: cannot be read ({why}): give the path of a config, or a name of optizoo configs; "
         f"{did_you_mean(path.stem, names())}"
@@ -62,11 +65,14 @@ def copy(name: str, to: str | Path = ".") -> Path:
     Raises:
         ShippedError: The name is unknown, or something stands at the path, or its folder is missing.
     """
-    text, to = _file(name).read_bytes(), Path(to).expanduser()
+    text, to = _file(name).read_bytes(), Path(os.path.expanduser(to))
     to = to / f"{name}.toml" if to.is_dir() else to
     try:
-        with to.open("xb") as file:
-            file.write(text)
+        if is_stream(to):
+            write(to, text)
+        else:
+            with to.open("xb") as file:
+                file.write(text)
     except FileExistsError:
         raise ShippedError(f"{to} exists, and is left alone: give another path behind --copy {name}") from None
     except (FileNotFoundError, NotADirectoryError):

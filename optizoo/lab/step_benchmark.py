@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.benchmark import Timer
 
 from optizoo import create, explain
-from optizoo.lab.files import is_stream, write_json
+from optizoo.lab.files import growing
 from optizoo.lab.records import environment
 from optizoo.tables import text_table
 from optizoo.testing import has_torch_twin, torch_twin
@@ -189,8 +189,8 @@ def step_benchmark(
         device: Where the parameters live.
         dtype: Their type.
         copy_bytes: Size of the tensor whose copying gives the bandwidth; far more than the caches hold.
-        file: JSON file that takes the record after every cell, so that an interrupted run keeps what it measured; a
-            pipe or device takes it at the end.
+        file: JSON file that takes the record after every cell, so that an interrupted run keeps what it measured: in
+            ``<file>.unfinished``, where there is a file already. A pipe or device takes it at the end.
         progress: A line on stderr for every cell.
 
     Returns:
@@ -229,26 +229,24 @@ def step_benchmark(
         dense = [name for name, workload in workloads.items() if not workload.batch]
         largest = max(dense, key=lambda name: _elements(workloads[name].shapes), default=None)
         total = sum(workload.serves(optimizer) for workload in workloads.values() for optimizer in optimizers)
-        for name, workload in workloads.items():
-            params = make_parameters(workload, device, dtype)
-            for optimizer in filter(workload.serves, optimizers):
-                if progress:
-                    print(f"cell {len(cells) + 1} of {total}: {optimizer}, {name}", file=sys.stderr)
-                cell: dict[str, Any] = {"optimizer": optimizer, "workload": name}
-                cell |= _cell(optimizer, workload, params, repeats, copy_bytes, memory=name == largest)
-                cell["required"] = required(
-                    optimizer, name, device=device.type, dtype=record["dtype"], threads=torch.get_num_threads()
-                )
-                cells.append(cell)
-                record["copy_gb_s"] = statistics.median(cell["copy_gb_s"] for cell in cells)
-                if file is not None and not is_stream(file):
-                    write_json(file, record)
-                gc.collect()  # states are large, and an optimizer may stand in a cycle
-            del params
+        with growing(file) as take:
+            for name, workload in workloads.items():
+                params = make_parameters(workload, device, dtype)
+                for optimizer in filter(workload.serves, optimizers):
+                    if progress:
+                        print(f"cell {len(cells) + 1} of {total}: {optimizer}, {name}", file=sys.stderr)
+                    cell: dict[str, Any] = {"optimizer": optimizer, "workload": name}
+                    cell |= _cell(optimizer, workload, params, repeats, copy_bytes, memory=name == largest)
+                    cell["required"] = required(
+                        optimizer, name, device=device.type, dtype=record["dtype"], threads=torch.get_num_threads()
+                    )
+                    cells.append(cell)
+                    record["copy_gb_s"] = statistics.median(cell["copy_gb_s"] for cell in cells)
+                    take(record)
+                    gc.collect()  # states are large, and an optimizer may stand in a cycle
+                del params
     finally:
         torch.set_num_threads(before)
-    if file is not None and is_stream(file):
-        write_json(file, record)
     return record
 
 

@@ -1,6 +1,7 @@
 """Pages of HTML that need no other file: templates that share one look, pictures inlined, equations as outlines."""
 
 import base64
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ LETTERS = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outlin
 
 def render(name: str, **values: Any) -> str:
     """Return a template of this folder, filled; a value that is missing is an error, and text is escaped."""
-    environment = Environment(
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(**values)
 
 
 def inlined(image: bytes, kind: str = "png") -> str:

@@ -1,12 +1,15 @@
 """The benchmarks measure what they say; how fast it is, no test asks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from optizoo.lab.benchmark import PictureSet, epoch_benchmark, format_epochs, keep_comparison
+from optizoo.lab.benchmark import KEPT, PictureSet, epoch_benchmark, format_epochs, keep_comparison
 from optizoo.lab.compare import compare
 from optizoo.lab.config import compare_from_dict
 from optizoo.lab.data import load, normalise
+from optizoo.lab.folder import FolderError
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,12 @@ def test_a_kept_comparison_has_results_but_no_runs(tmp_path):
     assert {"table.txt", "config.json", "environment.json", "results.jsonl", "training_loss.png"} <= kept
     assert "cells" not in kept
     assert (tmp_path / "kept" / "table.txt").read_text(encoding="utf-8").strip() == result.table
+    keep_comparison(result, tmp_path / "kept")
+    with pytest.raises(FolderError, match="holds files but no kept comparison"):
+        keep_comparison(result, Path(__file__).parent)
+
+
+@pytest.mark.parametrize("name", ["cifar10_linear", "cifar10_two_layer", "cifar10_schedules"])
+def test_the_kept_comparisons_of_the_project_can_be_replaced(name):
+    """What lies under ``benchmarks/`` is recognised as kept by this project."""
+    assert KEPT.recognised(Path(__file__).parents[2] / "benchmarks" / name)

@@ -336,3 +336,15 @@ def test_configs_of_the_project(name: str) -> None:
     assert cells(config)
     styles = pictures.styles(optimizer.label for optimizer in config.optimizers)
     assert len({style.colour for style in styles.values()}) == len(config.optimizers)
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_fast_backends_have_loops_beside_them(tmp_path: Path):
+    """By default a comparison runs and times the backends that users get; loops beside them prove the bits."""
+    config = tiny(seeds=(0,), optimizers=(ADAM, NO_TWIN), train=TrainConfig(epochs=1, batch_size=50, device="cpu"))
+    result = compare(config, tmp_path, progress=False)
+    adam, alone = (row_of(result, each)["twin"] for each in ("adam", "velocity"))
+    assert (adam["proofs"], adam["proofs_identical"], alone) == (1, 1, None)
+    assert "loops identical" in result.table
+    (event,) = [record.twin for record in result.records if record.twin is not None]
+    assert event["loops_steps"] == 4

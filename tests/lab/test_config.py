@@ -25,6 +25,7 @@ from optizoo.lab.config import (
     run_from_dict,
     to_dict,
 )
+from optizoo.lab.sweep.config import load_sweep
 
 RUN = """
 name = "a-run"
@@ -374,6 +375,7 @@ def test_configs_are_frozen():
     "path", sorted((Path(__file__).parents[2] / "configs").glob("*.toml")), ids=lambda path: path.stem
 )
 def test_shipped_configs_are_valid(path: Path):
-    """Every file in configs/ is a comparison or a run."""
-    load = load_run if "[optimizer]" in path.read_text(encoding="utf-8") else load_compare
+    """Every file in configs/ is a comparison, a run or a sweep."""
+    text = path.read_text(encoding="utf-8")
+    load = load_run if "[optimizer]" in text else load_sweep if "\ntrials = " in text else load_compare
     assert load(path).name

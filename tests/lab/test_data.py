@@ -362,6 +362,20 @@ def test_an_epoch_refuses_a_wrong_order_or_start_at_once() -> None:
             batches.epoch(torch.arange(25), start)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_standardised_values_are_gathered_as_they_are(reuse: bool) -> None:
+    """A split of standardised values, of any number, gives batches of them, bit for bit, and stays as it is."""
+    values = torch.randn(5, 12)
+    split = Split(values.clone(), torch.arange(5))
+    batches = Batches(split, MEAN, STD, 2, reuse=reuse)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    seen = [images.clone() for images, _ in batches.epoch(order)]
+    assert torch.equal(torch.cat(seen), values[order])
+    assert torch.equal(torch.cat([images.clone() for images, _ in batches.sequential()]), values)
+    assert next(Batches(split, MEAN, STD, 5, torch.float64).epoch(order))[0].dtype is torch.float64
+    assert torch.equal(split.images, values)
+
+
 def test_float_images_are_not_normalised_again() -> None:
     """Images that are no longer grey levels raise, and stay as they are."""
     images = torch.ones(2, 3072)

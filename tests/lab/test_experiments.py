@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from optizoo.lab.experiments import EXPERIMENTS, ExperimentError
 from optizoo.lab.page import Headline, line_table, silent
 from optizoo.lab.plots import Bar, Line, Mark
 from optizoo.lab.records import Record
+from optizoo.lab.train import train
 from tests.lab.experiments import tiny
 
 TINY = {"steps": 6, "cut_after": 2}  # of momentum_forms, which stands here for all of them
@@ -577,15 +579,16 @@ def test_images():
 
 
 def test_minibatches_are_paired_and_cover_an_epoch():
-    """A seed fixes the batches; an epoch has each image at most once, and leaves out what fills no batch."""
+    """A seed fixes the batches; an epoch has each image once, and its last batch what is left."""
     split = running.Images(torch.arange(10.0)[:, None], torch.arange(10))
     batches, again = (running.minibatches(split, 4, seed=3) for _ in "ab")
-    first = [next(batches)[1].tolist() for _ in range(4)]
-    assert first == [next(again)[1].tolist() for _ in range(4)]
-    assert len(set(first[0] + first[1])) == 8
-    assert first[2:] != first[:2]
+    first = [next(batches)[1].tolist() for _ in range(6)]
+    assert first == [next(again)[1].tolist() for _ in range(6)]
+    assert [len(batch) for batch in first] == [4, 4, 2] * 2
+    assert all(sorted(chain(*epoch)) == list(range(10)) for epoch in (first[:3], first[3:]))
+    assert first[3:] != first[:3]
     other = running.minibatches(split, 4, seed=4)
-    assert first != [next(other)[1].tolist() for _ in range(4)]
+    assert first != [next(other)[1].tolist() for _ in range(6)]
     with pytest.raises(ValueError, match="batch_size must be from 1 to the 10 images, got 11"):
         next(running.minibatches(split, 11, seed=0))
 
@@ -613,6 +616,31 @@ def test_train_curve():
     assert runs[0].losses[1] != runs[1].losses[1]
     assert runs[0].record.result is not None
     assert 0 <= runs[0].record.result["test_accuracy"] <= 1
+
+
+def test_train_all_gives_what_each_run_is_alone():
+    """Runs that share batches train as populations, on smaller images too; what is made of each is in their order."""
+    source = running.shrunk("synthetic", 300, 50, side=8)
+    rates = [1e-3, 3e-3, 1e-2]
+    configs = [
+        running.curve("linear", "adam", lr, seed=seed, epochs=2, batch_size=100)
+        for lr, seed in zip(rates, (0, 1, 0), strict=True)
+    ]
+    sizes = []
+
+    def track(items: Any, what: str) -> Any:
+        sizes.append((what, [len(item) for item in items]))
+        return items
+
+    ends = running.train_all(
+        configs, source, lambda index, run: (rates[index], run.losses, running.accuracies(run)), track, "runs"
+    )
+    assert sizes == [("runs", [2, 1])]
+    for config, (lr, losses, found) in zip(configs, ends, strict=True):
+        alone = train(config, source, progress=False)
+        assert alone.record.config["optimizer"]["lr"] == lr
+        torch.testing.assert_close(losses, alone.losses, rtol=1e-5, atol=0)
+        assert found == running.accuracies(alone)
 
 
 def test_silent_passes_on():

@@ -1,6 +1,7 @@
 """Files: whole or not there, written through what leads to them, on file systems that can little."""
 
 import errno
+import json
 import os
 import stat
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from optizoo.lab import files
 from optizoo.lab.checkpoint import load, save
-from optizoo.lab.files import is_stream, write, write_json
+from optizoo.lab.files import growing, is_stream, unfinished, write, write_json
 from optizoo.lab.folder import FolderError, locked
 
 
@@ -154,3 +155,64 @@ def test_file_systems_that_cannot_lock(tmp_path: Path, monkeypatch: pytest.Monke
             with pytest.raises(FolderError, match="another process"), locked(tmp_path):
                 pass
     assert not [*tmp_path.iterdir()]
+
+
+def grow_until_interrupted(path: Path) -> None:
+    with growing(path) as take:
+        take([1])
+        take([1, 2])
+        raise KeyboardInterrupt
+
+
+def test_a_file_that_grows(tmp_path: Path):
+    """A record that is written again and again stands in its place, if nothing was there before."""
+    path = tmp_path / "file"
+    with pytest.raises(KeyboardInterrupt):
+        grow_until_interrupted(path)
+    assert json.loads(path.read_text()) == [1, 2]
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("make", [plain, link, hard_link])
+def test_a_file_that_grows_beside_another(tmp_path: Path, make: Callable[[Path], tuple[Path, Path]]):
+    """Where there is one, it grows beside it, and replaces it when it is whole; an interruption keeps both."""
+    path, real = make(tmp_path)
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(KeyboardInterrupt):
+        grow_until_interrupted(path)
+    assert real.read_text() == "old"
+    assert json.loads(unfinished(path).read_text()) == [1, 2]
+    with growing(path) as take:
+        take([1])
+        take([1, 2])
+        assert real.read_text() == "old"
+    assert json.loads(real.read_text()) == [1, 2]
+    assert {*tmp_path.rglob("*")} == before
+
+
+def test_a_pipe_takes_what_has_grown(tmp_path: Path):
+    """A pipe takes the last text alone."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    with growing(pipe) as take:
+        take([1])
+        take([1, 2])
+    reader.join()
+    assert json.loads(got[0]) == [1, 2]
+
+
+def test_nothing_takes_what_grows():
+    """Without a file nothing is written."""
+    with growing(None) as take:
+        take([1])
+
+
+def test_write_what_is_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that holds this already is left alone, as on a disk that can only be read."""
+    path, _ = plain(tmp_path)
+    monkeypatch.setattr(files, "beside", None)
+    before = path.stat()
+    write(path, "old")
+    assert path.stat() == before

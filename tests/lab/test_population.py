@@ -229,8 +229,12 @@ def test_who_trains_together(dataset: Dataset, other: RunConfig, together: bool)
 
 
 def test_large_populations_are_cut():
-    """No population is larger than asked."""
+    """No population is larger than asked, nor takes more memory than helps."""
     assert [len(group) for group in populations([SGD] * 7, largest=3)] == [3, 3, 1]
+    assert [len(group) for group in populations([SGD] * 70)] == [64, 6]
+    wide, wider = (run({"name": "sgd"}, model={"name": "two_layer", "hidden": hidden}) for hidden in (2048, 100_000))
+    assert [len(group) for group in populations([wide] * 5)] == [4, 1]
+    assert [len(group) for group in populations([wider] * 2)] == [1, 1]
 
 
 def test_what_cannot_be_had_is_told(dataset: Dataset):

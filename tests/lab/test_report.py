@@ -107,9 +107,9 @@ def test_table(folder: Path) -> None:
     assert header.split("  ")[0] == "optimizer"
     assert "schedule" not in header
     assert [re.split(" {2,}", row) for row in rows] == [
-        ["good", "62.50 ± 17.68 (2)", "1.2500", "2.0", "62.50 ± 17.68 (2)", "2.0", "0", "yes"],
-        ["other", "50.00 ± 0.00 (2)", "1.2500", "2.0", "50.00 ± 0.00 (2)", "2.0", "1.0e-03", "1 of 2"],
-        ["bad", "25.00 (1), 1 diverged", "1.2500", "2.0", "25.00 (1), 1 diverged", "2.0", "not finite", "yes"],
+        ["good", "62.50 ± 17.68 (2)", "a", "1.2500", "2.0", "62.50 ± 17.68 (2)", "2.0", "0", "yes"],
+        ["other", "50.00 ± 0.00 (2)", "a", "1.2500", "2.0", "50.00 ± 0.00 (2)", "2.0", "1.0e-03", "1 of 2"],
+        ["bad", "25.00 (1), 1 diverged", "–", "1.2500", "2.0", "25.00 (1), 1 diverged", "2.0", "not finite", "yes"],
     ]
     assert {len(line) for line in (header, *rows)} == {len(rule)}
 
@@ -123,6 +123,7 @@ def test_page_stands_alone(folder: Path) -> None:
     assert "<script" not in page
     assert "@import" not in page
     assert "5 of 6 runs have, at every step, bit for bit the loss of their torch.optim twin." in page
+    assert "good and other cannot be told apart at the top" in page
     assert "Diverged at least once: bad." in page
 
 

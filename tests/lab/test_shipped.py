@@ -1,5 +1,8 @@
 """The configs that are shipped: they have names, say what they are, and are copied over nothing."""
 
+import os
+import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,15 @@ def test_the_names_are_those_of_the_files():
     """What lies in ``configs/`` is what is shipped."""
     assert sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.toml")) == NAMES
     assert "quickstart" in NAMES
+
+
+def test_a_wheel_has_them():
+    """What goes into the package beside its modules includes every config; there is one copy of them."""
+    project = Path(__file__).parents[2]
+    setup = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    taken = {path.stem for pattern in setup["package-data"]["optizoo"] for path in (project / "optizoo").glob(pattern)}
+    assert {*NAMES} <= taken
+    assert shipped.FOLDER.resolve() == (project / "configs").resolve()
 
 
 def test_configs_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]):
@@ -62,6 +74,23 @@ def test_a_copy_is_written_once(
         f"error: {copied} exists, and is left alone: give another path behind --copy quickstart\n"
     )
     assert copied.read_text(encoding="utf-8") == "edited"
+
+
+def test_a_copy_goes_into_a_pipe(tmp_path: Path) -> None:
+    """A pipe or device is no file that must be left alone: it takes the copy."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    assert shipped.copy("quickstart", pipe) == pipe
+    reader.join()
+    assert got == [(shipped.FOLDER / "quickstart.toml").read_bytes()]
+
+
+def test_a_copy_may_go_to_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Through ``/dev/stdout`` comes the config and nothing else; its name may have the ending."""
+    assert cli.main(["configs", "--copy", "quickstart.toml", "/dev/stdout"]) == 0
+    assert tomllib.loads(capfd.readouterr().out)["name"] == "quickstart"
 
 
 @pytest.mark.parametrize(

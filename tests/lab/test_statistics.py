@@ -8,7 +8,18 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from optizoo.lab.statistics import Interval, interquartile_mean, is_significant, paired_bootstrap, sign_flip_test
+from optizoo.lab.statistics import (
+    Interval,
+    expected_best,
+    interquartile_mean,
+    is_significant,
+    paired_bootstrap,
+    paired_interval,
+    paired_p_value,
+    sign_flip_test,
+    standings,
+    verdict,
+)
 
 
 def test_bootstrap_of_two_pairs_is_the_law():
@@ -94,3 +105,72 @@ def test_mistakes(call, message: str):
     """What cannot be computed is an error that names the argument and shows the value."""
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+# Standings ------------------------------------------------------------------------------------------------------------
+
+
+def seeds(mean: float, *noise: float) -> dict[int, float]:
+    return {seed: mean + each for seed, each in enumerate(noise)}
+
+
+NOISE = (0.006, -0.004, 0.001, -0.006, 0.003)
+OTHER = (-0.002, 0.005, -0.006, 0.004, -0.001)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "words"),
+    [
+        pytest.param({"a": seeds(0.6, *NOISE), "b": seeds(0.5, *NOISE)}, ["a", "b"], "a is best", id="clear"),
+        pytest.param(
+            {"b": seeds(0.5005, *OTHER), "a": seeds(0.5, *NOISE)}, ["a", "a"], "b and a cannot be", id="noise"
+        ),
+        pytest.param({"a": seeds(0.5, *NOISE), "b": seeds(0.5, *NOISE)}, ["a", "a"], "a and b cannot be", id="equal"),
+        pytest.param({"a": seeds(0.501, *NOISE), "b": seeds(0.5, *NOISE)}, ["a", "b"], "a is best", id="paired"),
+        pytest.param({"a": seeds(0.6, 0.0), "b": seeds(0.5, 0.0)}, ["a", "a"], "one seed tells nothing", id="one-seed"),
+        pytest.param({"a": seeds(0.6, *NOISE), "b": {}}, ["a", ""], "a is best", id="no-result"),
+        pytest.param({"a": {}}, [""], "No mean test accuracy", id="nothing"),
+    ],
+)
+def test_no_winner_by_noise(values: dict[str, dict[int, float]], groups: list[str], words: str):
+    """What is apart by more than chance, seed by seed, is told apart; what is not is said to be a tie."""
+    found = standings(values)
+    assert [each.groups for each in found] == groups
+    assert words in verdict(found)
+
+
+def test_groups_may_overlap():
+    """One in the middle that can be told from neither end belongs to both groups, which the ends do not share."""
+    top, middle, low = seeds(0.52, *NOISE), seeds(0.512, *OTHER), seeds(0.504, *NOISE)
+    assert [each.groups for each in standings({"top": top, "middle": middle, "low": low})] == ["a", "ab", "b"]
+
+
+def test_what_diverged_comes_last():
+    """An optimizer with a run that diverged is in no group, however good the others of its runs were."""
+    found = standings({"wild": seeds(0.9, 0.0, 0.01), "tame": seeds(0.5, 0.0, 0.01)}, {"wild": 1})
+    assert [(each.label, each.groups, each.diverged) for each in found] == [("tame", "a", 0), ("wild", "", 1)]
+
+
+def test_many_tests_need_more():
+    """A difference that two alone would be told apart by is noise among the pairs of many."""
+    pair = {"first": seeds(0.5, *NOISE), "second": seeds(0.489, *OTHER)}
+    noise = np.random.default_rng(0).normal(0.0, 0.004, (8, 5))
+    crowd = {f"other {index}": seeds(0.3, *each) for index, each in enumerate(noise.tolist())}
+    assert [each.groups for each in standings(pair)] == ["a", "b"]
+    assert [each.groups for each in standings({**pair, **crowd})][:2] == ["a", "a"]
+
+
+def test_intervals_are_students():
+    """The interval is that of the paired t-test, as textbooks have it: Student's sleep data of 1908."""
+    one = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    two = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = paired_interval(two, one)
+    assert (found.mean, found.low, found.high) == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-7)
+    assert paired_p_value(one, two) == pytest.approx(0.002832890, abs=1e-9)
+
+
+def test_expected_best_is_that_of_all_subsets():
+    """The expected best of k is the mean over all subsets of k."""
+    values = [0.1, 0.5, 0.2, 0.9, 0.2]
+    means = [fmean(max(each) for each in itertools.combinations(values, k)) for k in range(1, 6)]
+    assert expected_best(values) == pytest.approx(means)

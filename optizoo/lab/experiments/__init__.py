@@ -7,9 +7,10 @@ How to write one, in a file ``<name>.py`` of this folder whose name also stands 
    with ``The lecture:`` and says what it claims.
 2. ``NEEDS_DATA = False``, or ``True`` where it trains on images: then ``Options`` has the field
    ``data: str = running.DATA``, and the images come from ``running.images(options.data, ...)``.
-3. ``@dataclass(frozen=True) class Options`` of ``name: type = option(default, "help")``: the flags of the command line.
-   The defaults take less than two minutes on two cores. Options that contradict each other raise
-   :class:`ExperimentError` in ``__post_init__``.
+3. ``@dataclass(frozen=True) class Options(Checked)`` of ``name: type = option(default, "help", at_least=1, ...)``, of
+   :mod:`optizoo.lab.options`: the flags of the command line. The defaults take less than two minutes on two cores. What
+   a value may be, alone and beside other options, is declared there: each that is allowed gives a page. What cannot be
+   declared raises :class:`ExperimentError` in ``__post_init__``.
 4. ``compute(options, track)`` yields rows: dicts that JSON can hold, with a key ``"kind"`` where they differ, and with
    all that the page needs, options included. ``for lr in track(options.lrs, "learning rates")`` shows the progress.
 5. ``page(rows)`` returns a :class:`~optizoo.lab.page.Page` from nothing but rows as they come back from the file (no
@@ -91,12 +92,13 @@ def docstring(name: str) -> str:
 
 
 def title(name: str) -> str:
-    """Return the first line of :func:`docstring`, without its full stop.
+    """Return the first line of :func:`docstring`, without its full stop, and without parsing the file.
 
     >>> title("momentum_forms")
     'Two forms of momentum: one sequence, until the learning rate changes'
     """
-    return docstring(name).partition("\n")[0].removesuffix(".")
+    with Path(__file__).with_name(f"{_known(name)}.py").open(encoding="utf-8") as file:
+        return file.readline().strip().removeprefix('"""').removesuffix(".")
 
 
 def _known(name: str) -> str:

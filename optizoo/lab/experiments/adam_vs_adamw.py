@@ -18,13 +18,14 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-import optizoo
-from optizoo.lab import models, plots
+from optizoo.lab import plots
+from optizoo.lab.config import RunConfig
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.pictures import Theme
-from optizoo.lab.running import DATA, fit, images, measure
+from optizoo.lab.running import DATA, accuracies, curve, images, measure, shrunk, train_all
 from optizoo.lab.statistics import is_significant, paired_bootstrap, sign_flip_test
+from optizoo.lab.train import Trained
 
 NEEDS_DATA = True
 FORMS = {"adam": "Adam, L2 in the moments", "adamw": "AdamW, decoupled decay"}
@@ -50,24 +51,27 @@ class Options(Checked):
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
     """Yield a row for each run of the grid, then for each run of the best cells."""
-    train, validation, test = images(options.data, options.images, side=16)
-    steps = options.epochs * (len(train) // options.batch_size)
+    source = shrunk(options.data, options.images)
+    train, _, _ = images(options.data, options.images, side=16)
 
-    def run(kind: str, name: str, lr: float, decay: float, seed: int) -> Row:
-        model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
-        optimizer = optizoo.create(name, model.parameters(), lr=lr, weight_decay=decay)
-        ended = len(fit(model, optimizer, train, steps=steps, batch_size=options.batch_size, seed=seed)) == steps
-        scores = [measure(model, split)[1] if ended else None for split in (train, validation, test)]
-        row = {"kind": kind, "optimizer": name, "lr": lr, "decay": decay, "seed": seed}
-        return row | dict(zip(("train", "validation", "test"), scores, strict=True))
+    def rows(kind: str, runs: Sequence[tuple[str, float, float, int]], what: str) -> list[Row]:
+        def config(name: str, lr: float, decay: float, seed: int) -> RunConfig:
+            sizes = {"model_options": {"hidden": options.hidden}, "epochs": options.epochs}
+            more = {"weight_decay": decay}
+            return curve("two_layer", name, lr, more, seed=seed, batch_size=options.batch_size, **sizes)
 
-    grid = []
-    for name, lr, decay in track(list(product(FORMS, options.lrs, options.decays)), "grid"):
-        grid.append(run("grid", name, lr, decay, options.grid_seed))
-        yield grid[-1]
-    for name, seed in track(list(product(FORMS, options.seeds)), "best cells"):
-        best = _best(grid, name)
-        yield run("best", name, best["lr"], best["decay"], seed)
+        def row(index: int, run: Trained) -> Row:
+            named = zip(("optimizer", "lr", "decay", "seed"), runs[index], strict=True)
+            learnt = None if run.status == "diverged" else measure(run.model, train)[1]
+            return {"kind": kind, **dict(named), "train": learnt, **accuracies(run)}
+
+        return train_all([config(*run) for run in runs], source, row, track, what)
+
+    grid = rows("grid", [(*cell, options.grid_seed) for cell in product(FORMS, options.lrs, options.decays)], "grid")
+    yield from grid
+    best = {name: _best(grid, name) for name in FORMS}
+    again = [(name, best[name]["lr"], best[name]["decay"], seed) for name, seed in product(FORMS, options.seeds)]
+    yield from rows("best", again, "best cells")
 
 
 def page(rows: Sequence[Row]) -> Page:

@@ -12,20 +12,21 @@ The lecture: AdamW is a good default, often even at a constant rate; SGD with mo
 tuning of rate and schedule.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
 
-import optizoo
-from optizoo.lab import models, plots
-from optizoo.lab.config import ScheduleConfig
+from optizoo.lab import plots
+from optizoo.lab.config import RunConfig
 from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.plots import Bar
-from optizoo.lab.running import DATA, fit, images, measure
+from optizoo.lab.running import DATA, accuracies, curve, shrunk, train_all
 from optizoo.lab.statistics import Interval, is_significant, paired_bootstrap, sign_flip_test
+from optizoo.lab.train import Trained
 
 NEEDS_DATA = True
 CONSTANT, COSINE, SGD = RECIPES = ("AdamW, constant rate", "AdamW, warm-up and cosine", "SGD + momentum, tuned")
@@ -62,33 +63,50 @@ class Options(Checked):
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
     """Yield a row for each trial, then for each run of the best trials."""
-    train, validation, test = images(options.data, options.images, side=16)
-    steps = options.epochs * (len(train) // options.batch_size)
+    source = shrunk(options.data, options.images)
+    steps = options.epochs * math.ceil(len(source.train) / options.batch_size)
 
-    def run(kind: str, model: str, recipe: str, lr: float, schedule: str, seed: int) -> Row:
-        size = {"hidden": options.hidden} if model == "two_layer" else {}
-        net = models.create(model, seed=seed, inputs=train.x.shape[1], **size)
-        more = {"momentum": options.momentum} if recipe == SGD else {"weight_decay": options.weight_decay}
-        optimizer = optizoo.create("momentum" if recipe == SGD else "adamw", net.parameters(), lr=lr, **more)
-        warmup = round(options.warmup * steps) if schedule == "cosine" else 0
-        factor = ScheduleConfig(schedule, warmup_steps=warmup).build(steps)
-        ended = fit(net, optimizer, train, steps=steps, batch_size=options.batch_size, seed=seed, schedule=factor)
-        scores = [measure(net, split)[1] if len(ended) == steps else None for split in (validation, test)]
-        row = {"kind": kind, "model": model, "recipe": recipe, "lr": lr, "schedule": schedule, "seed": seed}
-        return row | {"validation": scores[0], "test": scores[1]}
+    def config(model: str, recipe: str, lr: float, schedule: str, seed: int) -> RunConfig:
+        return curve(
+            model,
+            "momentum" if recipe == SGD else "adamw",
+            lr,
+            {"momentum": options.momentum} if recipe == SGD else {"weight_decay": options.weight_decay},
+            seed=seed,
+            schedule=schedule,
+            warmup_steps=min(round(options.warmup * steps), steps - 1) if schedule == "cosine" else 0,
+            model_options={"hidden": options.hidden},
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+        )
+
+    def rows(kind: str, runs: Sequence[tuple[str, str, float, str, int]]) -> list[Row]:
+        def row(index: int, run: Trained) -> Row:
+            named = zip(("model", "recipe", "lr", "schedule", "seed"), runs[index], strict=True)
+            return {"kind": kind, **dict(named), **accuracies(run)}
+
+        return train_all([config(*run) for run in runs], source, row, track, f"{kind}s, {runs[0][0]}")
 
     trials = {CONSTANT: [(lr, "constant") for lr in options.adamw_lrs]}
     trials |= {COSINE: [(lr, "cosine") for lr in options.adamw_lrs]}
     trials |= {SGD: list(product(options.sgd_lrs, ("constant", "cosine")))}
     for model in ("linear", "two_layer"):
-        for recipe in RECIPES:
-            tuned = []
-            for lr, schedule in track(trials[recipe], f"trials, {model}"):
-                tuned.append(run("trial", model, recipe, lr, schedule, options.tuning_seed))
-                yield tuned[-1]
-            best = max(tuned, key=lambda row: row["validation"] or 0)
-            for seed in track(options.seeds, f"seeds, {model}"):
-                yield run("run", model, recipe, best["lr"], best["schedule"], seed)
+        tuned = rows(
+            "trial", [(model, recipe, *trial, options.tuning_seed) for recipe in RECIPES for trial in trials[recipe]]
+        )
+        yield from tuned
+        best = {
+            recipe: max((row for row in tuned if row["recipe"] == recipe), key=lambda row: row["validation"] or 0)
+            for recipe in RECIPES
+        }
+        yield from rows(
+            "run",
+            [
+                (model, recipe, best[recipe]["lr"], best[recipe]["schedule"], seed)
+                for recipe in RECIPES
+                for seed in options.seeds
+            ],
+        )
 
 
 def page(rows: Sequence[Row]) -> Page:

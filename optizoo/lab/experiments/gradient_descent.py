@@ -15,7 +15,7 @@ The lecture: a minibatch of 32, 64 or 128 images is enough for a step; the full 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any
 
 import torch
@@ -62,21 +62,21 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
     for size in track(sizes, "batch sizes"):
         model = models.create("linear", seed=options.seed)
         optimizer = optizoo.SGD(model.parameters(), lr=options.lr)
-        per_epoch = n // size
+        per_epoch = ceil(n / size)
         loss = batch_loss(model, minibatches(train, size, seed=options.seed))
         seen, losses, steps = [], [], per_epoch * options.epochs
         looks = {round(steps * part / 40) for part in range(40)}
         for step, _ in enumerate(descend(optimizer, loss, steps)):
             if step in looks:
-                seen.append(step * size)
+                seen.append(step // per_epoch * n + step % per_epoch * size)
                 losses.append(_loss(model, train))
         yield {
-            "kind": "run", "batch_size": size, "images": n, "seen": [*seen, steps * size], "steps": steps,
+            "kind": "run", "batch_size": size, "images": n, "seen": [*seen, options.epochs * n], "steps": steps,
             "losses": [*losses, _loss(model, train)], "lr": options.lr, "accuracy": _accuracy(model, validation),
         }  # fmt: skip
     model = models.create("linear", seed=options.seed)
     optimizer = optizoo.SGD(model.parameters(), lr=options.lr)
-    for _ in descend(optimizer, batch_loss(model, minibatches(train, sizes[0], seed=options.seed)), n // sizes[0]):
+    for _ in descend(optimizer, batch_loss(model, minibatches(train, sizes[0], seed=options.seed)), ceil(n / sizes[0])):
         pass
     yield from _noise(model, train, sizes, options, track)
     yield from _stopped(train.first(options.stop_images), options, track)

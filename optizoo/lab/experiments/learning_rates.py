@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-import optizoo
-from optizoo.lab import models
+from optizoo.lab.config import RunConfig
 from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
-from optizoo.lab.running import DATA, fit, images, measure
+from optizoo.lab.running import DATA, accuracies, curve, shrunk, train_all
+from optizoo.lab.train import Trained
 
 NEEDS_DATA = True
 FAMILIES = {
@@ -64,29 +64,40 @@ class Options(Checked):
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
     """Yield a row for each run of the grid, then for each run of the four rates."""
-    train, validation, test = images(options.data, options.images, side=16)
+    source = shrunk(options.data, options.images)
+    epochs = math.ceil(options.steps / math.ceil(len(source.train) / options.batch_size))
 
-    def run(name: str, lr: float, seed: int) -> Row:
-        model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
-        kind, more = ("momentum", {"nesterov": True}) if name == "nesterov" else (name, {})
-        optimizer = optizoo.create(kind, model, lr=lr, **more)
-        losses = fit(model, optimizer, train, steps=options.steps, batch_size=options.batch_size, seed=seed)
-        diverged = len(losses) < options.steps
-        scores = [None if diverged else measure(model, split)[1] for split in (validation, test)]
-        return {
-            "optimizer": name, "lr": lr, "seed": seed, "losses": losses, "diverged": diverged,
-            "validation": scores[0], "test": scores[1],
-        }  # fmt: skip
+    def rows(runs: Sequence[tuple[str, float, int]], what: str) -> list[Row]:
+        def config(name: str, lr: float, seed: int) -> RunConfig:
+            kind, more = ("momentum", {"nesterov": True}) if name == "nesterov" else (name, {})
+            return curve(
+                "two_layer",
+                kind,
+                lr,
+                more,
+                seed=seed,
+                model_options={"hidden": options.hidden},
+                epochs=epochs,
+                max_steps=options.steps,
+                batch_size=options.batch_size,
+            )
 
-    grid = []
+        def row(index: int, run: Trained) -> Row:
+            name, lr, seed = runs[index]
+            ran = {"losses": run.losses.tolist(), "diverged": run.status == "diverged"}
+            return {"optimizer": name, "lr": lr, "seed": seed, **ran, **accuracies(run)}
+
+        return train_all([config(*run) for run in runs], source, row, track, what)
+
     names = [name for family in FAMILIES.values() for name in family]
-    for name, lr, seed in track(list(product(names, options.lrs, options.seeds)), "runs"):
-        row = {"kind": "grid"} | run(name, lr, seed)
-        grid.append(row)
+    grid = [{"kind": "grid"} | row for row in rows(list(product(names, options.lrs, options.seeds)), "grid")]
+    for row in grid:
         yield {key: value for key, value in row.items() if key != "losses"}
     good = _best(grid, "sgd")
-    for seed, (name, factor) in product(options.seeds, zip(FOUR, options.multiples, strict=True)):
-        yield {"kind": "four", "name": name, "steps": options.steps} | run("sgd", good * factor, seed)
+    four = list(product(options.seeds, zip(FOUR, options.multiples, strict=True)))
+    runs = rows([("sgd", good * factor, seed) for seed, (_, factor) in four], "four rates")
+    for (_, (name, _)), row in zip(four, runs, strict=True):
+        yield {"kind": "four", "name": name, "steps": options.steps} | row
 
 
 def page(rows: Sequence[Row]) -> Page:
@@ -137,11 +148,13 @@ def page(rows: Sequence[Row]) -> Page:
             f"most, of {widths[narrow]:.3g} for {narrow}, the least, and of {widths['adam']:.3g} for adam.",
         ),
         headline=Headline(
-            number=f"{ends['good']:.2f} nats",
+            number=f"{ends['good']:.2f} nats" if ends["good"] < math.inf else "diverged",
             what=f"training loss at SGD's good rate {rates['good']:g}; "
             + "; ".join(f"at {rates[name]:g} it {said[name]}" for name in FOUR if name != "good"),
             claim="Too low a rate learns slowly, a high one ends at a higher loss, one that is too high diverges.",
-            held=ends["good"] < min(ends["too low"], ends["high"]) < math.inf and ends["too high"] > start,
+            held=None
+            if ends["good"] == math.inf
+            else ends["good"] < min(ends["too low"], ends["high"]) < math.inf and ends["too high"] > start,
         ),
         pictures=(
             line_picture(

@@ -11,19 +11,19 @@ images is more than a tolerance above the baseline's.
 The lecture: with N times the batch size take N times the learning rate, and warm up.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-import optizoo
-from optizoo.lab import models
+from optizoo.lab.config import RunConfig
 from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
-from optizoo.lab.running import DATA, fit, images, measure
-from optizoo.schedules import Warmup
+from optizoo.lab.running import DATA, accuracies, curve, images, measure, shrunk, train_all
+from optizoo.lab.train import Trained
 
 NEEDS_DATA = True
 FLAT, SCALED, WARM = FORMS = ("rate unchanged", "rate × N", "rate × N, warm-up")
@@ -58,26 +58,42 @@ class Options(Checked):
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
     """Yield a row for each N, form and seed."""
-    train, _, test = images(options.data, options.images, side=16)
-    for factor, form, seed in track(list(product(sorted(options.factors), FORMS, options.seeds)), "runs"):
-        size = factor * options.batch_size
-        steps = options.epochs * (len(train) // size)
-        model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
-        lr = options.lr * (1 if form == FLAT else factor)
-        optimizer = optizoo.Momentum(model.parameters(), lr=lr, momentum=options.momentum)
-        climb = Warmup(options.warmup * steps) if form == WARM and options.warmup else None
-        losses = fit(model, optimizer, train, steps=steps, batch_size=size, seed=seed, schedule=climb)
-        ended, width = len(losses) == steps, max(1, steps // POINTS)
-        starts = range(0, len(losses) - width + 1, width)
+    source = shrunk(options.data, options.images)
+    train, _, _ = images(options.data, options.images, side=16)
+    runs = list(product(sorted(options.factors), FORMS, options.seeds))
+
+    def steps(factor: int) -> int:
+        return options.epochs * math.ceil(len(train) / (factor * options.batch_size))
+
+    def config(factor: int, form: str, seed: int) -> RunConfig:
+        return curve(
+            "two_layer",
+            "momentum",
+            options.lr * (1 if form == FLAT else factor),
+            {"momentum": options.momentum},
+            seed=seed,
+            warmup_steps=round(options.warmup * steps(factor)) if form == WARM else 0,
+            model_options={"hidden": options.hidden},
+            epochs=options.epochs,
+            batch_size=factor * options.batch_size,
+        )
+
+    def row(index: int, run: Trained) -> Row:
+        (factor, form, seed), losses = runs[index], run.losses.tolist()
+        ended, total = run.status != "diverged", steps(runs[index][0])
+        width, images_each = max(1, total // POINTS), len(train) * options.epochs / total
         if factor == 1 and not ended:
             raise ExperimentError(f"lr = {options.lr}; the baseline, N = 1, diverges: take a lower one")
-        yield {
-            "factor": factor, "form": form, "seed": seed, "lr": lr, "batch_size": size, "steps": steps,
-            "seen": [(start + width / 2) * size for start in range(0, steps - width + 1, width)],
-            "losses": [fmean(losses[start : start + width]) for start in starts],
-            "train": measure(model, train.first(MEASURED))[0] if ended else None,
-            "test": measure(model, test)[1] if ended else None, "tolerance": options.tolerance,
+        return {
+            "factor": factor, "form": form, "seed": seed, "lr": run.record.config["optimizer"]["lr"],
+            "batch_size": factor * options.batch_size, "steps": total,
+            "seen": [(start + width / 2) * images_each for start in range(0, total - width + 1, width)],
+            "losses": [fmean(losses[start : start + width]) for start in range(0, len(losses) - width + 1, width)],
+            "train": measure(run.model, train.first(MEASURED))[0] if ended else None,
+            "test": accuracies(run)["test"], "tolerance": options.tolerance,
         }  # fmt: skip
+
+    yield from train_all([config(*run) for run in runs], source, row, track, "runs")
 
 
 def page(rows: Sequence[Row]) -> Page:

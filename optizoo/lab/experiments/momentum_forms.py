@@ -13,10 +13,12 @@ The lecture: both forms give the same sequence of weights.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log10, sqrt
 
 import torch
 
 import optizoo
+from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import Checked, option
 from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
@@ -37,6 +39,26 @@ class Options(Checked):
     cut: float = option(0.1, "factor of the cut", at_least=0)
     momentum: float = option(0.9, "momentum, the lecture's rho", at_least=0, below=1)
     start: float = option(1.0, "where the weight begins")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, rate in (("lr", self.lr), ("cut", self.lr * self.cut)):
+            if self.steps * log10(growth(rate, self.momentum)) > 300:
+                raise ExperimentError(
+                    f"{name} = {getattr(self, name):g}; at a rate of {rate:g} the weight leaves all numbers within "
+                    f"{self.steps} steps: stay below {2 * (1 + self.momentum):g}, where it diverges"
+                )
+
+
+def growth(lr: float, momentum: float) -> float:
+    """Return by what a step multiplies the weight in the limit, 1 at least: the larger root of z² - (1 + ρ - α) z + ρ.
+
+    >>> growth(0.1, 0.9), growth(5.0, 0.0)
+    (1.0, 4.0)
+    """
+    b = 1 + momentum - lr
+    spread = b * b - 4 * momentum
+    return max(1.0, (abs(b) + sqrt(spread)) / 2) if spread > 0 else 1.0
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

@@ -14,18 +14,19 @@ updates, T₀ a tenth of it.
 The lecture: a rate that decays ends better than a constant one, and a warm-up keeps the first losses from exploding.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
 import optizoo
-from optizoo.lab import models, plots
-from optizoo.lab.config import ScheduleConfig
+from optizoo.lab import plots
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track, line_picture
 from optizoo.lab.plots import Bar, Line
-from optizoo.lab.running import DATA, fit, images, measure, rounded
+from optizoo.lab.running import DATA, accuracies, curve, rounded, shrunk, train_all
+from optizoo.lab.train import Trained
 
 NEEDS_DATA = True
 WARMUPS = ("no warm-up", "warm-up")
@@ -49,24 +50,40 @@ class Options(Checked):
 
 def compute(options: Options, track: Track) -> Iterator[Row]:
     """Yield a row for each schedule, with and without warm-up, and each seed."""
-    train, _, test = images(options.data, options.images, side=16)
+    source = shrunk(options.data, options.images)
     steps = options.steps
     kinds = {"constant": {}, "step": {"period": steps / 3}, "cosine": {}, "linear": {}}
     kinds["inverse_sqrt"] = {"timescale": steps / 10}
-    for name, warmup, seed in track(list(product(kinds, WARMUPS, options.seeds)), "runs"):
-        model = models.create("two_layer", seed=seed, hidden=options.hidden, inputs=train.x.shape[1])
-        optimizer = optizoo.create(options.optimizer, model, lr=options.lr)
-        length = options.warmup_steps if warmup == "warm-up" else 0
-        schedule = ScheduleConfig(name, warmup_steps=length, options=kinds[name]).build(steps)
-        batch_size = options.batch_size
-        losses = fit(model, optimizer, train, steps=steps, batch_size=batch_size, seed=seed, schedule=schedule)
-        yield {
+    runs = list(product(kinds, WARMUPS, options.seeds))
+    configs = [
+        curve(
+            "two_layer",
+            options.optimizer,
+            options.lr,
+            seed=seed,
+            schedule=name,
+            warmup_steps=options.warmup_steps if warmup == "warm-up" else 0,
+            schedule_options=kinds[name],
+            model_options={"hidden": options.hidden},
+            epochs=math.ceil(steps / math.ceil(len(source.train) / options.batch_size)),
+            max_steps=steps,
+            batch_size=options.batch_size,
+        )
+        for name, warmup, seed in runs
+    ]
+
+    def row(index: int, run: Trained) -> Row:
+        name, warmup, seed = runs[index]
+        schedule, losses = configs[index].schedule.build(steps), run.losses.tolist()
+        return {
             "schedule": name.replace("inverse_sqrt", "inverse square root"), "warmup": warmup, "seed": seed,
             "rates": [options.lr * schedule(step) for step in range(steps)],
             "losses": rounded(losses) + [None] * (steps - len(losses)), "early": max(losses[: options.warmup_steps]),
             "early_steps": options.warmup_steps, "optimizer": options.optimizer, "lr": options.lr,
-            "test": measure(model, test)[1] if len(losses) == steps else None,
+            "test": accuracies(run)["test"],
         }  # fmt: skip
+
+    yield from train_all(configs, source, row, track, "runs")
 
 
 def page(rows: Sequence[Row]) -> Page:

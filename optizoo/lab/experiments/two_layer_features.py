@@ -27,7 +27,7 @@ from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Picture, Row, Table, Track
 from optizoo.lab.plots import Mark, Points
-from optizoo.lab.running import DATA, dataset, descend, fit, images, measure
+from optizoo.lab.running import DATA, dataset, descend, images, measure, train_curve
 
 NEEDS_DATA = True
 DISC, RING = "disc", "ring"
@@ -48,7 +48,7 @@ class Options(Checked):
     epochs: int = option(5, "passes over the images", at_least=1, at_most=10_000)
     lr: float = option(3e-4, "learning rate on the images", at_least=0, nonzero=True)
     weight_decay: float = option(3.0, "decay of AdamW on the images; smooths templates", at_least=0)
-    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0, at_most=9)
+    classes: tuple[int, ...] = option((0, 6), "the two classes of the view of geometry", at_least=0, repeats=True)
     seed: int = option(0, "seed", at_least=0, at_most=SEEDS)
 
     def __post_init__(self) -> None:
@@ -83,10 +83,19 @@ def compute(options: Options, track: Track) -> Iterator[Row]:
                 behind = relu(model.hidden(x))  # type: ignore[operator]
                 row["view"] = _edge_on(behind, model.output.weight, model.output.bias, (1, 0))  # type: ignore[arg-type]
         yield row
-    train, _, test = images(options.data, options.images)
-    classifier = models.linear(seed=options.seed, init="zeros")
-    optimizer = optizoo.AdamW(classifier.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    fit(classifier, optimizer, train, steps=options.epochs * (len(train) // 100), batch_size=100, seed=options.seed)
+    _, _, test = images(options.data, options.images)
+    classifier = train_curve(
+        dataset(options.data, options.images),
+        "linear",
+        "adamw",
+        options.lr,
+        {"weight_decay": options.weight_decay},
+        seed=options.seed,
+        model_options={"init": "zeros"},
+        epochs=options.epochs,
+        batch_size=100,
+    ).model
+    assert isinstance(classifier, models.Linear)
     weight, bias = classifier.weight.detach(), classifier.bias.detach()
     names = dataset(options.data, options.images).classes
     by_hand = torch.stack([test.x @ row for row in weight], 1) + bias

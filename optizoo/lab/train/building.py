@@ -35,9 +35,9 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def build_model(config: RunConfig, *, classes: int = 10) -> nn.Module:
+def build_model(config: RunConfig, *, classes: int = 10, inputs: int = 3072) -> nn.Module:
     """Return the model at its initialisation, a function of the run's seed, on the run's device."""
-    model = models.create(config.model.name, seed=config.seed, classes=classes, **config.model.options)
+    model = models.create(config.model.name, seed=config.seed, classes=classes, inputs=inputs, **config.model.options)
     return model.to(resolve_device(config.train.device), getattr(torch, config.train.dtype))
 
 

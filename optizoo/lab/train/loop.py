@@ -18,6 +18,7 @@ from optizoo.lab.config import RunConfig, digest, run_from_dict, to_dict
 from optizoo.lab.data import Dataset
 from optizoo.lab.records import Record, Recorder, RecordError, environment
 from optizoo.lab.train.building import resolve_device, threads
+from optizoo.lab.train.distributed import Group, SharedInterruption
 from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.run import Run
 
@@ -68,6 +69,10 @@ def train(
     rates then live on the device, and a loss that is not finite is found at the end of the epoch, which is made again
     up to that step. ``train.graph = false`` makes the same steps one kernel at a time.
 
+    Processes that have joined (:func:`~optizoo.lab.train.distributed.joined`) train one model: batches hold
+    ``batch_size`` images of each, losses and gradients are means over all of them, and the first process alone writes
+    and evaluates. A checkpoint is gone on from by as many processes.
+
     Args:
         config: The run.
         dataset: What to train on; ``config.data`` is not read.
@@ -79,17 +84,26 @@ def train(
     Raises:
         ConfigError: The config asks for a device, twin or warm-up that cannot be had.
         CheckpointError: The checkpoint is unreadable or belongs to another config.
+        ProcessError: Processes that train one model were given different runs.
         RecordError: The record to go on with is corrupt or belongs to another config.
         KeyboardInterrupt: After SIGINT.
         SystemExit: After SIGTERM, with status 143.
     """
-    with training(config) as (device, interruption):
-        run = Run(config, dataset.to(device), device)
+    group = Group.current()
+    group.check_same(config, dataset)
+    if group.rank:
+        record, checkpoint, progress = None, None, False
+    with training(group.whole(config)) as (device, interruption):
+        shared = None if group.count == 1 else SharedInterruption(interruption)
+        run, interruption = Run(config, dataset.to(device), device, group, shared), shared or interruption
         state = None
         if resume and checkpoint is not None and checkpoints.exists(checkpoint):
             state = checkpoints.load(checkpoint)
+        state = group.from_first(state)
+        if state is not None:
             run.load_state_dict(state, str(checkpoint))
-        recorder = open_record(record, config, dataset, device, state)
+        about = {"processes": group.count} if group.count > 1 else {}
+        recorder = open_record(record, config, dataset, device, state, about)
         title = f"{config.optimizer.label}, seed {config.seed}"
         save = None if checkpoint is None else partial(_save, run, checkpoint)
         go(run, [recorder], interruption, title, save=save, show=progress)

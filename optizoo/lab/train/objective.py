@@ -1,6 +1,6 @@
 """What training minimises: the mean cross-entropy of a batch, and a penalty on the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -29,11 +29,31 @@ def penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
 
 
 def backward(
-    model: nn.Module, params: Sequence[Tensor], images: Tensor, labels: Tensor, *, l1: float, l2: float
+    model: nn.Module,
+    params: Sequence[Tensor],
+    images: Tensor,
+    labels: Tensor,
+    penalized: Callable[[], Tensor] | None = None,
+    parts: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Make the gradients of a batch and return its loss, or NaN where that with the penalty is not finite."""
-    loss = cross_entropy(model(images), labels)
-    objective = loss + penalty(model, l1=l1, l2=l2) if l1 or l2 else loss
+    """Make the gradients of a batch and return its loss, or NaN where that with the penalty is not finite.
+
+    Args:
+        model: What gives scores.
+        params: What gets gradients, in place of those of before.
+        images: The batch.
+        labels: Its labels.
+        penalized: Returns the penalty, if there is one.
+        parts: Where processes share the batch, and average their gradients: the number of its images in all of them,
+            and the number of processes. The loss is then what this process adds to that of the batch.
+    """
+    if parts is None:
+        loss = objective = cross_entropy(model(images), labels)
+    else:
+        loss = cross_entropy(model(images), labels, reduction="sum") / parts[0]
+        objective = loss * parts[1]
+    if penalized is not None:
+        objective = objective + penalized()
     for param in params:
         param.grad = None
     objective.backward()

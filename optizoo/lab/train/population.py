@@ -29,6 +29,9 @@ from optizoo.lab.train.loop import Trained, go, open_record, trained, training
 from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.stack import STACKS, Stack
 
+LARGEST, HIDDEN = 64, 8192
+"""Runs in a population at most, and hidden units of all of them: those have weights of 100 MB, and more in states."""
+
 LARGE = 1e15
 """What options and rates may not exceed in an optimizer of several runs: near the end of their type its step fails."""
 
@@ -63,12 +66,13 @@ def may_join(config: RunConfig) -> bool:
     )
 
 
-def populations(configs: Sequence[RunConfig], *, largest: int = 64) -> list[list[int]]:
+def populations(configs: Sequence[RunConfig], *, largest: int | None = None) -> list[list[int]]:
     """Sort runs into populations: those that :func:`train_population` takes together.
 
     Args:
         configs: Any runs.
-        largest: Runs in a population at most.
+        largest: Runs in a population at most; by default 64 of a small model, and fewer of a large one, which would
+            only take more memory together.
 
     Returns:
         The indices of the runs of each population, sorted by the first. Who cannot join others is alone.
@@ -82,7 +86,9 @@ def populations(configs: Sequence[RunConfig], *, largest: int = 64) -> list[list
     found: list[tuple[RunConfig, list[int]]] = []
     for index, config in enumerate(configs):
         common = shared(config)
-        together = [group for key, group in found if key == common and len(group) < largest]
+        hidden = config.model.hidden if config.model.name == "two_layer" else 1
+        limit = largest or max(1, min(LARGEST, HIDDEN // hidden))
+        together = [group for key, group in found if key == common and len(group) < limit]
         if together and may_join(config) and may_join(configs[together[0][0]]):
             together[0].append(index)
         else:
@@ -157,7 +163,7 @@ class Population:
         self.progress = Progress(config, self.feed.images, losses, ())
         self.members: list[Member] = []
         for config, own in zip(configs, losses.unbind(1), strict=True):
-            model = building.build_model(config, classes=len(dataset.classes)).train()
+            model = building.build_model(config, classes=len(dataset.classes), inputs=self.feed.inputs).train()
             optimizer = building.build_optimizer(config, model)
             assert isinstance(optimizer, RuleOptimizer)
             base_lrs = [group["lr"] for group in optimizer.param_groups]

@@ -3,16 +3,19 @@
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from optizoo.lab.checkpoint import CheckpointError, Interruption
 from optizoo.lab.config import RunConfig, digest
 from optizoo.lab.data import Dataset
 from optizoo.lab.train import building, eager, evaluation, objective, static
+from optizoo.lab.train.distributed import ALONE, Group, SharedInterruption
 from optizoo.lab.train.feed import Feed
 from optizoo.lab.train.progress import Progress
 
@@ -20,18 +23,29 @@ from optizoo.lab.train.progress import Progress
 class Run:
     """The state of a run and the steps that change it. A checkpoint holds all that :meth:`state_dict` returns."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        device: torch.device,
+        group: Group = ALONE,
+        interruption: SharedInterruption | None = None,
+    ) -> None:
         self.digest = digest(config)
+        self.group = group
+        self.interruption = interruption
+        config, factor = group.scaled(group.whole(config), len(dataset.train))
+        self.config = config
         self.data_digest = dataset.digest
         self.device = device
-        self.feed = Feed(config, dataset)
+        self.feed = Feed(config, dataset, group)
         self.generator = building.seeded_generator(config, device)
-        self.model = building.build_model(config, classes=len(dataset.classes)).train()
+        self.model = building.build_model(config, classes=len(dataset.classes), inputs=self.feed.inputs).train()
         self.params = list(self.model.parameters())
         self.optimizer = building.build_optimizer(config, self.model)
-        base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        if building.may_be_static(config, device):
+        base_lrs = [own["lr"] * factor for own in self.optimizer.param_groups]
+        self.scorer = self.model if group.count == 1 else DistributedDataParallel(self.model)
+        if building.may_be_static(config, device) and group.count == 1:
             self.optimizer = building.build_optimizer(config, self.model, static=True)
         steps = config.train.total_steps(self.feed.images)
         losses = torch.empty(steps, dtype=self.params[0].dtype, device=device)
@@ -46,6 +60,7 @@ class Run:
         return {
             "digest": self.digest,
             "data_digest": self.data_digest,
+            "processes": self.group.count,
             **self.progress.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -63,6 +78,11 @@ class Run:
             )
         if state["data_digest"] != self.data_digest:
             raise CheckpointError(f"the checkpoint {path} was made with other data: give it these, or another folder")
+        if (count := state.get("processes", 1)) != self.group.count:
+            raise CheckpointError(
+                f"the checkpoint {path} was made by {count} {'process' if count == 1 else 'processes'}, and now there "
+                f"{'is' if self.group.count == 1 else 'are'} {self.group.count}: start as many, or give another folder"
+            )
         self.progress.load_state_dict(state)
         self.model.load_state_dict(state["model"])
         self.load_optimizer(state["optimizer"])
@@ -99,8 +119,12 @@ class Run:
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Make the gradients of a batch and return its loss, or NaN where that with the penalty is not finite."""
-        settings = self.config.train
-        return objective.backward(self.model, self.params, images, labels, l1=settings.l1, l2=settings.l2)
+        l1, l2 = self.config.train.l1, self.config.train.l2
+        penalized = partial(objective.penalty, self.model, l1=l1, l2=l2) if l1 or l2 else None
+        if self.interruption is None:
+            return objective.backward(self.model, self.params, images, labels, penalized)
+        parts = self.feed.size(self.progress.made), self.group.count
+        return self.interruption.agree(objective.backward(self.scorer, self.params, images, labels, penalized, parts))
 
     def set_rates(self) -> None:
         """Set the rates that the schedule has after the updates that were made."""
@@ -126,6 +150,8 @@ class Run:
     def evaluate(self, ended: bool) -> dict[str, float | None]:
         """Return what an epoch's event has of an evaluation, at the point where the optimizer wants to be judged."""
         with getattr(self.optimizer, "evaluating", nullcontext)():
+            if self.group.rank:  # one is enough
+                return {}
             loss, accuracy = evaluation.evaluate(self.model, self.feed.validation)
             test = evaluation.evaluate(self.model, self.feed.test)[1] if ended else None
         return {"validation_loss": loss, "validation_accuracy": accuracy, "test_accuracy": test}

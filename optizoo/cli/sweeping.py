@@ -1,0 +1,31 @@
+"""``optizoo sweep``."""
+
+import argparse
+import importlib.util
+
+from optizoo.cli import arguments
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Tune optimizers at equal budgets, and compare the best of each from new seeds."""
+    arguments.require_lab()
+    missing = [name for name in ("optuna", "pandas", "scipy") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"sweeps need {', '.join(missing)} too: pip install 'optizoo[lab,sweep]'")
+    arguments.import_matplotlib()
+    from optizoo.lab import shipped
+    from optizoo.lab.sweep.config import load_sweep
+    from optizoo.lab.sweep.storage import HEARTBEAT
+    from optizoo.lab.sweep.worker import sweep as made
+
+    config = load_sweep(shipped.find(options.config), options.overrides)
+    result = made(
+        config,
+        options.out,
+        storage=options.storage,
+        progress=not options.no_progress,
+        heartbeat=options.heartbeat or HEARTBEAT,
+    )
+    print(result.table)
+    print(f"report: {result.folder / 'report.html'}")
+    return 0
