@@ -43,7 +43,7 @@ KINDS = [pytest.param(info, id=info.name) for info in SERVED]
 
 
 def named(cases: dict[Any, list]) -> list[Any]:
-    """Return the cases of every optimizer; without ``--slow`` all of one of each kind, and every third of the others."""
+    """Return the cases: without ``--slow`` all of one optimizer of each kind, and every third of each other."""
     return [
         pytest.param(
             info,
