@@ -133,13 +133,13 @@ def command_line() -> argparse.ArgumentParser:
 
     epilog = OVERRIDES.format(command="sweep", file="SWEEP.toml", example="--trials 40 --tuning_seeds 0 1")
     sweep = command("sweep", "tune optimizers at equal budgets, and compare the best of each from new seeds", epilog)
-    sweep.add_argument(
-        "--storage", metavar="URL", help="database that workers on many machines share (default: a file)"
-    )
-    sweep.add_argument(
-        "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
-    )
     sweep.set_defaults(run=_lazily("sweeping", "sweep"), how_to_go_on=": the same command goes on from here")
+
+    for each in (compare, sweep):
+        each.add_argument("--storage", metavar="URL", help="database that workers on many machines share")
+        each.add_argument(
+            "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
+        )
 
     begin = train.add_mutually_exclusive_group()
     begin.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
