@@ -92,7 +92,7 @@ def test_every_text_that_is_made_stands_on_a_page():
     assert sorted(shown) == sorted(records.MADE)
 
 
-@pytest.mark.parametrize("name", [name for name in records.MADE if name not in ("lecture", "many-machines")])
+@pytest.mark.parametrize("name", [name for name in records.MADE if name != "lecture"])
 def test_texts_from_the_records(name):
     """Every text is there, and its tables have as many cells in each row."""
     text = records.MADE[name]()
@@ -166,12 +166,13 @@ def test_pages_follow_the_zoo(tmp_path, undrawn):
 
 
 def test_a_path_takes_the_best_rate():
-    """The path of SGD begins at the start, ends lower than there, and no other rate ends lower."""
-    rate, points, end = drawings.path("sgd")
+    """The path of SGD begins at the start and ends lower; no other rate is lower on average."""
+    rate, points = drawings.path("sgd")
     assert points[0] == drawings.START
     assert len(points) == drawings.STEPS + 1
-    assert rate in drawings.RATES
-    assert end == min(drawings._walk("sgd", other)[2] for other in (0.02, 0.05, 0.1, rate))
+    assert drawings.height(points[-1]) < drawings.height(points[0])
+    means = {other: drawings.mean_height(drawings.walk("sgd", other)) for other in (0.02, 0.05, 0.1)}
+    assert min(means, key=lambda other: means[other]) == rate
     drawing, said = drawings.draw_path("sgd")
     assert f"lr={rate:g}" in said
     assert drawing.count("<circle") == drawings.STEPS + 2

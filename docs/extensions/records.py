@@ -74,12 +74,6 @@ def sweeps() -> str:
     return "\n".join(found) or "No sweep is recorded yet; until then the comparisons below are all there is."
 
 
-def many_machines() -> str:
-    """Return the link to the page on many machines, where there is one."""
-    file = ROOT / "docs" / "many_machines.md"
-    return "[One machine to many](many_machines.md) says how." if file.exists() else ""
-
-
 def torch_faults() -> str:
     """Return the table of torch's faults and surprises, from the tests that show them."""
     return _tests(ROOT / "tests" / "test_torch_faults.py")
@@ -192,7 +186,6 @@ MADE: dict[str, Callable[[], str]] = {
     "kernel": kernel,
     "lecture": lecture,
     "reference-times": reference_times,
-    "many-machines": many_machines,
     "references": references,
     "rule": rule_text,
     "staged": staged,

@@ -52,8 +52,9 @@ def index() -> str:
         _table(["optimizer", "what it is", "paper"], rows, "20 55 25"),
         _heading("How the paths are drawn"),
         f"Each page has a picture of {drawings.STEPS} steps down a quadratic valley that is {drawings.CONDITION:g} "
-        f"times as steep across as along, from one start, with the best of {len(drawings.RATES)} rates from "
-        f"{drawings.RATES[0]:g} to {drawings.RATES[-1]:g} and the other options at their defaults. The valley has no "
+        f"times as steep across as along, from one start, with that of {len(drawings.RATES)} rates from "
+        f"{drawings.RATES[0]:g} to {drawings.RATES[-1]:g} whose path is lowest on average, and the other options at "
+        "their defaults. The valley has no "
         "noise and two weights: it shows how a rule moves, and does not say which optimizer is better.",
         ".. toctree::\n   :hidden:\n\n   options\n" + "".join(f"   {name}\n" for name, _ in _kinds()),
     )
