@@ -15,6 +15,7 @@ import pytest
 import optizoo
 from docs.extensions import drawings, records, zoo_pages
 from optizoo import cli, schedules
+from optizoo.tables import text_table
 from tests import documents
 
 ROOT = Path(__file__).parents[1]
@@ -107,9 +108,19 @@ def test_sweeps_are_shown_as_soon_as_they_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "BENCHMARKS", tmp_path)
     assert records.sweeps().startswith("No sweep is recorded")
     (tmp_path / "sweeps" / "linear").mkdir(parents=True)
-    (tmp_path / "sweeps" / "linear" / "leaderboard.txt").write_text("adam  40 %\n\nadam and sgd cannot be told apart\n")
-    assert "`linear`:" in records.sweeps()
-    assert "adam and sgd cannot be told apart\n```" in records.sweeps()
+    board = text_table(
+        [["optimizer", "behind the best (points)"], ["adam", "–"], ["sgd", "0.51 [-0.25, 1.27]"]], right=[1]
+    )
+    said = "adam and sgd cannot be told apart at the top.\nTarget: 40 %."
+    (tmp_path / "sweeps" / "linear" / "leaderboard.txt").write_text(f"{board}\n\n{said}\n", encoding="utf-8")
+    assert records.sweeps().splitlines() == [
+        "**linear.** adam and sgd cannot be told apart at the top. Target: 40 %.",
+        "",
+        "| optimizer | behind the best (points) |",
+        "| --- | --- |",
+        "| adam | – |",
+        "| sgd | 0.51 [-0.25, 1.27] |",
+    ]
 
 
 # Optimizers ----------------------------------------------------------------------------------------------------------
