@@ -298,10 +298,7 @@ def _speed(name: str) -> Iterator[str]:
     rows = []
     for _, cell in found:
         other = cell.get("torch_fastest") or cell["fastest"]
-        times = [
-            f"{cell['sides'][side]['us']:,.0f} µs".replace(",", "\N{NARROW NO-BREAK SPACE}")
-            for side in ("optizoo default", other)
-        ]
+        times = [microseconds(cell["sides"][side]["us"]) for side in ("optizoo default", other)]
         rows.append([cell["workload"], times[0], other, times[1], f"{cell['ratio']:.2f}"])
     yield _table(["workload", "optizoo", "fastest other", "its time", "times as fast"], rows)
 
