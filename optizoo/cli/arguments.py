@@ -24,6 +24,13 @@ def require_lab() -> None:
         raise ImportError(f"the lab needs {', '.join(missing)} too: pip install 'optizoo[lab]'")
 
 
+def require_sweep() -> None:
+    """Raise the ImportError that helps, where the extra of storages is not installed."""
+    missing = [name for name in ("optuna", "psycopg", "scipy") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"sweeps need {', '.join(missing)} too: pip install 'optizoo[lab,sweep]'")
+
+
 def import_matplotlib() -> None:
     """Import matplotlib without the settings of others, which may name what is not here: a notebook's, a user's."""
     ours = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}

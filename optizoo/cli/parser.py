@@ -133,13 +133,13 @@ def command_line() -> argparse.ArgumentParser:
 
     epilog = OVERRIDES.format(command="sweep", file="SWEEP.toml", example="--trials 40 --tuning_seeds 0 1")
     sweep = command("sweep", "tune optimizers at equal budgets, and compare the best of each from new seeds", epilog)
-    sweep.add_argument(
-        "--storage", metavar="URL", help="database that workers on many machines share (default: a file)"
-    )
-    sweep.add_argument(
-        "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
-    )
     sweep.set_defaults(run=_lazily("sweeping", "sweep"), how_to_go_on=": the same command goes on from here")
+
+    for each in (compare, sweep):
+        each.add_argument("--storage", metavar="URL", help="database that workers on many machines share")
+        each.add_argument(
+            "--heartbeat", type=count, metavar="S", help="a worker silent for 3 x so many seconds is dead (default: 10)"
+        )
 
     begin = train.add_mutually_exclusive_group()
     begin.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
@@ -176,6 +176,7 @@ def command_line() -> argparse.ArgumentParser:
     epoch.add_argument("--model", nargs="+", metavar="NAME", help="linear, two_layer (default: linear)")
     epoch.add_argument("--data", default="cifar10", help="data set; synthetic needs no images (default: cifar10)")
     epoch.add_argument("--batch-size", type=count, default=128, help="images in a batch (default: 128)")
+    epoch.add_argument("--runs", type=count, help="time so many runs, as populations and one after the other, instead")
     epoch.add_argument("--repeats", type=count, default=7, help="repeats of the fast sides (default: 7)")
     epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
     epoch.set_defaults(run=_lazily("bench", "epoch"))

@@ -1,7 +1,6 @@
 """``optizoo sweep``."""
 
 import argparse
-import importlib.util
 
 from optizoo.cli import arguments
 
@@ -9,9 +8,7 @@ from optizoo.cli import arguments
 def sweep(options: argparse.Namespace) -> int:
     """Tune optimizers at equal budgets, and compare the best of each from new seeds."""
     arguments.require_lab()
-    missing = [name for name in ("optuna", "pandas", "scipy") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"sweeps need {', '.join(missing)} too: pip install 'optizoo[lab,sweep]'")
+    arguments.require_sweep()
     arguments.import_matplotlib()
     from optizoo.lab import shipped
     from optizoo.lab.sweep.config import load_sweep

@@ -71,10 +71,14 @@ def compare(options: argparse.Namespace) -> int:
     from optizoo.lab.compare import compare as made
     from optizoo.lab.config import load_compare
 
+    shared = {}
+    if options.storage is not None:
+        arguments.require_sweep()
+        shared = {"storage": options.storage, "heartbeat": options.heartbeat}
     config = load_compare(shipped.find(options.config), options.overrides)
     if options.fresh:
         options.how_to_go_on = ": the same command without --fresh goes on from here"
-    result = made(config, options.out, progress=not options.no_progress, fresh=options.fresh)
+    result = made(config, options.out, progress=not options.no_progress, fresh=options.fresh, **shared)
     print(result.table)
     print(f"report: {result.folder / 'report.html'}")
     return 0

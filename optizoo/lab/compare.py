@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,7 +62,13 @@ class CompareResult:
 
 
 def compare(
-    config: CompareConfig, out: str | Path | None = None, *, progress: bool = True, fresh: bool = False
+    config: CompareConfig,
+    out: str | Path | None = None,
+    *,
+    progress: bool = True,
+    fresh: bool = False,
+    storage: str | None = None,
+    heartbeat: int | None = None,
 ) -> CompareResult:
     """Run a comparison, or what is left of it, and write its report.
 
@@ -72,6 +79,8 @@ def compare(
         out: The folder; by default ``runs/<name>-<digest of the config>``.
         progress: Show progress bars, on a terminal.
         fresh: Start over. The earlier comparison in the folder, whatever its config, is replaced when this one is done.
+        storage: URL of a database; whoever compares the same by it, in a folder of their own, shares the runs.
+        heartbeat: Seconds between two signs of life of those who share; by default ten.
 
     Raises:
         CompareError: The folder holds another comparison or other files, was begun with other data, or is in use.
@@ -86,7 +95,11 @@ def compare(
     # What is written can be handed on: it does not tell where the data lie, and goes on where they lie elsewhere.
     config = replace(config, data=replace(config.data, root=None, cache=None))
     runs = list(pairs(config))
-    check_comparison(folder)  # what is not ours shows before the data are read
+    check_comparison(folder)  # what is not ours, or not there, shows before the data are read
+    if storage is not None:
+        from optizoo.lab.sweep.storage import reach
+
+        reach(storage)[0].dispose()
     dataset = data.load(**dataset_options).to(device)
     # All that is wrong shows before there is a folder.
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
@@ -96,8 +109,17 @@ def compare(
         total = sum(len(pair) for pair in runs)
         bar = tqdm(total=total, desc=config.name, unit="run", disable=None if progress else True)
         with _threads_of(place), bar:
-            for pair in runs:
-                _run_pair(place, pair, dataset, bar, progress=progress)
+            run = partial(_run_pair, place, dataset=dataset, bar=bar, progress=progress)
+            if storage is None:
+                for pair in runs:
+                    run(pair)
+            else:
+                from optizoo.lab.sweep import comparing
+                from optizoo.lab.sweep import storage as storages
+
+                beat = heartbeat or storages.HEARTBEAT
+                about = {"url": storage, "data": dataset.digest, "heartbeat": beat}
+                comparing.run_pairs(config, runs, place, run, progress=False, **about)
         report.write(place)
         if place != folder:
             finish(folder)

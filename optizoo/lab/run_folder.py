@@ -4,6 +4,7 @@ It holds ``config.json``, ``record.jsonl`` and ``checkpoint.pt`` with the one be
 made in the folder ``.new`` inside, and replaces the old one when it has ended well.
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +16,31 @@ from optizoo.lab.config import ConfigError, RunConfig, digest, load_run, run_fro
 from optizoo.lab.data import Dataset
 from optizoo.lab.files import write_json
 from optizoo.lab.folder import NEW, FolderError, Kind, check, claim, clear, locked, promote
-from optizoo.lab.records import Record, RecordError, reconfigure
+from optizoo.lab.records import Record, RecordError, is_half_written, reconfigure
 from optizoo.lab.train import Trained
 
 __all__ = ["CHECKPOINT", "RECORD", "check_run", "train_in"]
 
 CONFIG, RECORD, CHECKPOINT = "config.json", "record.jsonl", "checkpoint.pt"
+KEYS = ("name", "seed", "data", "model", "optimizer", "schedule", "train")
 # In the order in which they replace others: the record comes last.
 FILES = (f"{CHECKPOINT}.previous", CHECKPOINT, CONFIG, RECORD)
 
 
 def _recognised(folder: Path) -> bool:
-    """Return whether record, config and checkpoint of a folder are those of one run."""
+    """Return whether record, config and checkpoint of a folder are those of one run, which may just have begun."""
     try:
-        config = run_from_dict(Record.read(folder / RECORD).config)
+        if is_half_written(folder / RECORD):
+            config = load_run(folder / CONFIG)
+            if not set(KEYS) <= set(json.loads((folder / CONFIG).read_text(encoding="utf-8"))):
+                return False
+        else:
+            config = run_from_dict(Record.read(folder / RECORD).config)
         if (folder / CONFIG).exists() and digest(load_run(folder / CONFIG)) != digest(config):
             return False
         saved = folder / CHECKPOINT
         return not checkpoints.exists(saved) or isinstance(checkpoints.load(saved).get("digest"), str)
-    except (RecordError, ConfigError, CheckpointError):
+    except (RecordError, ConfigError, CheckpointError, ValueError):
         return False
 
 

@@ -13,8 +13,11 @@ import pytest
 pytest.importorskip("optuna", reason="needs the extra sweep")
 pytest.importorskip("psycopg", reason="needs the extra sweep")
 
+from optizoo import cli
+from optizoo.lab import compare as comparisons
 from optizoo.lab import data
-from optizoo.lab.config import digest, from_dict
+from optizoo.lab.compare import compare
+from optizoo.lab.config import compare_from_dict, digest, from_dict
 from optizoo.lab.sweep import storage as storages
 from optizoo.lab.sweep import worker
 from optizoo.lab.sweep.analysis import Trial
@@ -186,17 +189,24 @@ def test_a_worker_that_was_given_up_does_not_count(url: str, name: str):
     ("url", "message"),
     [
         pytest.param("postgresql://me:secret@127.0.0.1:1/x", "me:***@127.0.0.1:1/x cannot be used", id="no-server"),
-        pytest.param("nonsense", "nonsense cannot be used (Could not parse", id="no-url"),
+        pytest.param("nonsense", "--storage nonsense cannot be used (Could not parse", id="no-url"),
         pytest.param("nobase://x/y", "mend the URL", id="unknown-database"),
-        pytest.param("sqlite:////nowhere/at/all.db", "cannot be used", id="no-folder"),
+        pytest.param("sqlite:////nowhere/at/all.db", "(unable to open database file)", id="no-folder"),
     ],
 )
-def test_a_storage_that_cannot_be_used_is_told(url: str, message: str):
-    """The message names the URL, without its password, and the remedy."""
-    with pytest.raises((StorageError, FileNotFoundError)) as caught:
-        Storage(url, "any", {})
-    assert message in str(caught.value) or "nowhere" in str(caught.value)
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("command", ["sweep sweep_quickstart", "compare quickstart"])
+def test_a_storage_that_cannot_be_used_is_told(
+    url: str, message: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """The line names the URL, without its password, and the remedy; nothing has been made."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.split(), "--storage", url]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --storage ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert "secret" not in error
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_workers_must_have_the_same_data(url: str, name: str):
@@ -258,3 +268,29 @@ def test_a_server_that_stays_away_is_told(server: Postgres, name: str, monkeypat
         shared.put(KEYS)
     server.start()
     shared.close()
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_comparisons_run_on_workers(url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs of a comparison that one worker has made come to another through the storage, which makes the rest."""
+    table = {"name": name, "seeds": [0, 1], "data": TABLE["data"], "train": {**TABLE["train"], "foreach": False}}
+    config = compare_from_dict({**table, "optimizers": [{"name": "sgd"}, {"name": "adam"}]})
+    alone = compare(config, tmp_path / "alone", progress=False)
+    run_pair, calls = comparisons._run_pair, iter(range(2))
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        run_pair(*arguments, **options)
+
+    monkeypatch.setattr(comparisons, "_run_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, tmp_path / "one", storage=url, progress=False)
+    made: list[Any] = []
+    monkeypatch.setattr(comparisons, "_run_pair", lambda *a, **o: (made.append(a[1]), run_pair(*a, **o)))
+    result = compare(config, tmp_path / "two", storage=url, progress=False)
+    assert len(made) == 2  # of four pairs
+    assert {run.result["loss_digest"] for run in result.records if run.result} == {
+        run.result["loss_digest"] for run in alone.records if run.result
+    }
+    assert [row["test_accuracies"] for row in result.rows] == [row["test_accuracies"] for row in alone.rows]

@@ -210,7 +210,9 @@ def _pictures(summary: Summary) -> list[tuple[str, bytes, bytes]]:
     """Draw the pictures: a caption, and the PNG for light and for dark paper."""
     config, tuned = summary.config, summary.tuned
     styles = pictures.styles(each.label for each in config.optimizers)
-    dots = [Dots(each.label, f"{each.label} {each.groups}", [*each.values.values()]) for each in summary.standings]
+    dots = [
+        Dots(each.label, f"{each.label} ({each.groups or NONE})", [*each.values.values()]) for each in summary.standings
+    ]
     budgets = [Line(each.label, range(1, len(each.best_of) + 1), each.best_of) for each in tuned.values()]
     rates = [_rates(each) for each in tuned.values() if "lr" in each.best]
     best = max((each.value for each in tuned.values() if each.value is not None), default=0.0)

@@ -23,7 +23,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tqdm import tqdm
 
+from optizoo.lab.checkpoint import Interruption
 from optizoo.lab.sweep.spaces import Point, Range, shown
 
 try:
@@ -31,10 +33,13 @@ try:
 except ImportError:  # not on Windows, where SQLite serves one worker
     fcntl = None
 
-__all__ = ["Claim", "Storage", "StorageError", "embedded"]
+__all__ = ["Batch", "Claim", "Key", "Storage", "StorageError", "embedded", "pull"]
 
+POLL = 0.5  # seconds from one look at what others do to the next
 HEARTBEAT = 10  # seconds from one sign of life to the next
 PATIENCE = 90.0  # seconds for which a server may be away
+Key = str
+Batch = list[Key]
 _T = TypeVar("_T")
 
 
@@ -60,6 +65,38 @@ def embedded(folder: Path) -> sqlalchemy.URL:
     return sqlalchemy.URL.create("sqlite", database=str(folder.absolute() / "sweep.db"))
 
 
+@contextmanager
+def _telling(shown: str) -> Iterator[None]:
+    """Tell in a line why a storage cannot be used."""
+    try:
+        yield
+    except (ImportError, SQLAlchemyError, StorageInternalError, ValueError) as error:
+        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
+        remedy = "start the server, or mend the URL"
+        if isinstance(error, ImportError):
+            remedy = "install the driver of this database; pip install 'optizoo[sweep]' has PostgreSQL's"
+        raise StorageError(f"--storage {shown} cannot be used ({reason}): {remedy}") from None
+
+
+def reach(url: str | sqlalchemy.URL) -> tuple[sqlalchemy.Engine, dict[str, Any]]:
+    """Return an engine for a URL whose database has answered, and the options that it was made with.
+
+    Raises:
+        StorageError: There is none, or it cannot be reached.
+    """
+    with _telling(str(url)):
+        parsed = sqlalchemy.make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    is_file = parsed.drivername.startswith("sqlite")
+    waits = {"timeout": 60} if is_file else {"connect_timeout": 10} if "postgres" in parsed.drivername else {}
+    options = {"connect_args": waits, "pool_pre_ping": not is_file}
+    with _telling(parsed.render_as_string(hide_password=True)):
+        engine = sqlalchemy.create_engine(parsed, **options)
+        engine.connect().close()
+    return engine, options
+
+
 class Storage:
     """The trials of one sweep.
 
@@ -79,30 +116,16 @@ class Storage:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.name, self.heartbeat = name, heartbeat
-        try:
-            parsed = sqlalchemy.make_url(url)
-            if parsed.drivername in ("postgresql", "postgres"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self.shown = parsed.render_as_string(hide_password=True)
-            self._file = parsed.database if parsed.drivername.startswith("sqlite") else None
-            waits = (
-                {"timeout": 60} if self._file else {"connect_timeout": 10} if "postgres" in parsed.drivername else {}
+        self._engine, options = reach(url)
+        self.shown = self._engine.url.render_as_string(hide_password=True)
+        self._file = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+        with _telling(self.shown), self._alone():  # or two of them would make the same tables
+            self._storage = RDBStorage(
+                self._engine.url.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
             )
-            options = {"connect_args": waits, "pool_pre_ping": not self._file}
-            self._engine = sqlalchemy.create_engine(parsed, **options)
-            with self._alone():  # or two of them would make the same tables
-                self._storage = RDBStorage(
-                    parsed.render_as_string(hide_password=False),
-                    engine_kwargs=options,
-                    heartbeat_interval=heartbeat,
-                    grace_period=3 * heartbeat,
-                )
-        except (ImportError, SQLAlchemyError, StorageInternalError, ValueError) as error:
-            reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().partition("\n")[0]
-            remedy = "start the server, or mend the URL"
-            if isinstance(error, ImportError):
-                remedy = "install the driver of this database; pip install 'optizoo[sweep]' has PostgreSQL's"
-            raise StorageError(f"--storage {getattr(self, 'shown', url)} cannot be used ({reason}): {remedy}") from None
         self._held: set[int] = set()
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None
@@ -264,6 +287,43 @@ class Storage:
                 yield
         else:
             yield
+
+
+def pull(
+    storage: Storage,
+    batches: Sequence[Batch],
+    do: Callable[[Batch, Sequence[Claim]], None],
+    what: str,
+    *,
+    interruption: Interruption,
+    progress: bool,
+) -> None:
+    """Claim batches and do them, until all of them are done, by whomever.
+
+    Args:
+        storage: Where their trials are.
+        batches: The keys of each; a batch goes to one worker.
+        do: Does a batch and tells the results of what is claimed of it.
+        what: What they are, on the progress bar.
+        interruption: Is looked at before each batch.
+        progress: Show a progress bar, on a terminal.
+    """
+    keys = [key for batch in batches for key in batch]
+    with tqdm(total=len(keys), desc=what, unit="trial", disable=None if progress else True) as bar:
+        while True:
+            interruption.raise_if_requested()
+            storage.put(keys)
+            done = {*storage.results()} & {*keys}
+            bar.n = len(done)
+            bar.refresh()
+            if len(done) == len(keys):
+                return
+            for batch in batches:
+                if not done.issuperset(batch) and (claims := storage.claim(batch)):
+                    do(batch, claims)
+                    break
+            else:
+                time.sleep(POLL)
 
 
 def patiently(action: Callable[[], _T], where: str) -> _T:

@@ -13,14 +13,14 @@ import json
 import math
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import URL
-from tqdm import tqdm
 
 from optizoo.lab import data, limits
 from optizoo.lab.checkpoint import Interruption
@@ -32,16 +32,12 @@ from optizoo.lab.sweep import report
 from optizoo.lab.sweep.analysis import Trial, best_points, summarize, tuning_value
 from optizoo.lab.sweep.config import OptimizerSpace, SweepConfig
 from optizoo.lab.sweep.spaces import Point, suggest
-from optizoo.lab.sweep.storage import HEARTBEAT, Claim, Storage, embedded
+from optizoo.lab.sweep.storage import HEARTBEAT, Batch, Claim, Key, Storage, embedded, pull, reach
 from optizoo.lab.train import Trained, populations, resolve_device, train, train_population
 
 __all__ = ["SweepResult", "sweep", "work"]
 
-POLL = 0.5  # seconds from one look at what others do to the next
 TIMED_STEPS = 25
-
-Key = str
-Batch = list[Key]
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,9 @@ def sweep(
         StorageError: The storage cannot be reached, or holds a sweep of other data.
     """
     folder = Path("runs") / f"{config.name}-{digest(config)}" if out is None else Path(out)
-    report.check(folder, report.SWEEP)  # what is not ours shows before the data are read
+    report.check(folder, report.SWEEP)  # what is not ours, or not there, shows before the data are read
+    if storage is not None:
+        reach(storage)[0].dispose()
     dataset = data.load(**asdict(config.data)).to(device := resolve_device(config.train.device))
     limits.check_run(config, images=len(dataset.train), classes=len(dataset.classes), device=device)
     _check_schedules(config, len(dataset.train))
@@ -115,15 +113,17 @@ class _Worker:
     def __init__(
         self, config: SweepConfig, storage: Storage, dataset: Dataset, interruption: Interruption, *, progress: bool
     ) -> None:
-        self.config, self.storage, self.dataset, self.interruption = config, storage, dataset, interruption
+        self.config, self.storage, self.dataset = config, storage, dataset
         # Who tunes has no test images to look at.
         self.blind = replace(dataset, test=Split(dataset.test.images[:0], dataset.test.labels[:0]))
         self.points = {each.label: config.points(each) for each in config.optimizers if config.sampler == "quasi"}
-        self.progress = progress
+        self._pull = partial(pull, storage, interruption=interruption, progress=progress)
         labels = [each.label for each in config.optimizers]
         tuned = [f"tuning/{label}/{index}" for index in range(config.budget) for label in labels]
         size = config.population if config.sampler == "quasi" else 1
-        self.tuning = [tuned[start : start + size] for start in range(0, len(tuned), size)]
+        count = math.ceil(len(tuned) / size)  # of batches that are as large as each other
+        ends = [len(tuned) * index // count for index in range(count + 1)]
+        self.tuning = [tuned[start:end] for start, end in pairwise(ends)]
         self.reruns = [[f"rerun/{label}/{seed}" for label in labels] for seed in config.new_seeds]
 
     def order(self) -> list[Key]:
@@ -132,7 +132,7 @@ class _Worker:
 
     def tune(self) -> None:
         """Train points until all of them are done, by whomever."""
-        self._work(self.tuning, "tuning", self._tune)
+        self._pull(self.tuning, self._tune, "tuning")
 
     def rerun(self) -> None:
         """Train the best points from new seeds until all of them are done, by whomever."""
@@ -150,26 +150,7 @@ class _Worker:
                 accuracy = row["result"]["test_accuracy"]
                 self._tell(claim, optimizer, point, -math.inf if accuracy is None else accuracy, [row])
 
-        self._work(self.reruns, "new seeds", rerun)
-
-    def _work(self, batches: Sequence[Batch], what: str, do: Callable[[Batch, Sequence[Claim]], None]) -> None:
-        """Claim batches and do them, until all of them are done."""
-        keys = [key for batch in batches for key in batch]
-        with tqdm(total=len(keys), desc=what, unit="trial", disable=None if self.progress else True) as bar:
-            while True:
-                self.interruption.raise_if_requested()
-                self.storage.put(keys)
-                done = {*self.storage.results()} & {*keys}
-                bar.n = len(done)
-                bar.refresh()
-                if len(done) == len(keys):
-                    return
-                for batch in batches:
-                    if not done.issuperset(batch) and (claims := self.storage.claim(batch)):
-                        do(batch, claims)
-                        break
-                else:
-                    time.sleep(POLL)
+        self._pull(self.reruns, rerun, "new seeds")
 
     def _tune(self, batch: Batch, claims: Sequence[Claim]) -> None:
         places = [*map(_parts, batch)]
