@@ -17,6 +17,7 @@ from optizoo.testing.specimens import specimens
 from scripts import zoo_table
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def write(folder: Path) -> None:
@@ -297,9 +298,14 @@ def _speed(name: str) -> Iterator[str]:
     rows = []
     for _, cell in found:
         other = cell.get("torch_fastest") or cell["fastest"]
-        times = [f"{cell['sides'][side]['us']:,.0f} µs".replace(",", " ") for side in ("optizoo default", other)]
+        times = [microseconds(cell["sides"][side]["us"]) for side in ("optizoo default", other)]
         rows.append([cell["workload"], times[0], other, times[1], f"{cell['ratio']:.2f}"])
     yield _table(["workload", "optizoo", "fastest other", "its time", "times as fast"], rows)
+
+
+def microseconds(number: float) -> str:
+    """Return microseconds as a text that no line breaks."""
+    return f"{number:,.0f} µs".replace(",", NARROW).replace(" ", NARROW)
 
 
 def _record(file: str) -> Any:
