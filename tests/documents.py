@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from optizoo.cli.parser import command_line
+from optizoo.lab import shipped
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -27,6 +28,8 @@ def links(text: str) -> list[str]:
 
 
 def check_command(words: list[str]) -> None:
-    """Raise unless the command line of optizoo knows this command and its flags."""
+    """Raise unless the command line of optizoo knows this command, its flags, and the name of its config."""
     options, rest = command_line().parse_known_args(words)
     assert not rest or hasattr(options, "config"), f"optizoo {' '.join(words)}: unknown {rest}"
+    config = str(getattr(options, "config", "a.toml"))
+    assert config.endswith(".toml") or config in shipped.names(), f"no config {config!r} is shipped"

@@ -312,7 +312,7 @@ def no_memory(*_: Any, **__: Any) -> Any:
 
 # Name of a fault -> what is in the way, and what is said about it.
 OBSTRUCTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
-    "no temporary folder": (lambda patch: patch.setattr(tempfile, "tempdir", "/nonexistent"), "No such file.*TMPDIR"),
+    "no temporary folder": (lambda patch: patch.setattr(tempfile, "tempdir", "/none/there"), "No such file.*TMPDIR"),
     "a temporary folder that is a file": (lambda patch: patch.setattr(tempfile, "tempdir", "/dev/null"), "TMPDIR"),
     "a full temporary folder": (lambda patch: patch.setattr(Path, "write_text", no_space), "No space left"),
     "no room for processes": (lambda patch: patch.setattr(subprocess, "Popen", no_process), "temporarily unavailable"),
@@ -845,7 +845,7 @@ def test_compilers_do_not_warn(compiler, types, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.thin
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["", "-mno-fma"], ids=["native", "without fma"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_right_compilers_pass(world, monkeypatch, compiler, flags):

@@ -85,8 +85,13 @@ def test_a_mutant_leaves_what_its_rule_calls():
     )
 
 
-@pytest.mark.families
-@pytest.mark.parametrize(("name", "options"), FEW_WITH_TWIN)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(*case.values, id=case.id, marks=[] if case.values[0] in FAMILIES else pytest.mark.slow)
+        for case in FEW_WITH_TWIN
+    ],
+)
 def test_a_textbook_rewrite_is_accepted(name, options):
     """The papers' formulas, rounded in other places, pass the default tiers against torch, but not bitwise."""
     kind = with_rules(optimizer_class(name), textbook)

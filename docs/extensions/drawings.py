@@ -47,6 +47,7 @@ def polyline(points: Sequence[Point], style: str) -> str:
 # Paths of optimizers --------------------------------------------------------------------------------------------------
 
 
+@lru_cache
 def curvature() -> torch.Tensor:
     """Return the Hessian of a turned quadratic valley, ``CONDITION`` times as steep across as along."""
     along, across = (math.cos(ANGLE), math.sin(ANGLE)), (-math.sin(ANGLE), math.cos(ANGLE))
@@ -54,18 +55,20 @@ def curvature() -> torch.Tensor:
     return axes.T @ torch.diag(torch.tensor([1.0, CONDITION], dtype=torch.float64)) @ axes
 
 
-def height(weights: torch.Tensor) -> float:
-    """Return the height of the valley at a column of two weights."""
-    return (weights.T @ curvature() @ weights).item() / 2
+def height(point: Point) -> float:
+    """Return the height of the valley at a point."""
+    weights = torch.tensor(point, dtype=torch.float64)
+    return (weights @ curvature() @ weights).item() / 2
 
 
 @lru_cache
-def path(name: str) -> tuple[float, list[Point], float]:
-    """Return the best of :data:`RATES` for an optimizer, its path down the valley, and the height where that ends."""
-    return min((_walk(name, rate) for rate in RATES), key=lambda walk: walk[2] if math.isfinite(walk[2]) else math.inf)
+def path(name: str) -> tuple[float, list[Point]]:
+    """Return the best of :data:`RATES` for an optimizer, and its path: the one that is lowest on average."""
+    return min(((rate, walk(name, rate)) for rate in RATES), key=lambda found: mean_height(found[1]))
 
 
-def _walk(name: str, rate: float) -> tuple[float, list[Point], float]:
+def walk(name: str, rate: float) -> list[Point]:
+    """Return the points of an optimizer's steps down the valley."""
     weights = torch.nn.Parameter(torch.tensor(START, dtype=torch.float64)[:, None])  # a matrix, as Muon wants it
     optimizer = zoo.create(name, [weights], lr=rate, foreach=False)
     points, hessian = [START], curvature()
@@ -73,21 +76,27 @@ def _walk(name: str, rate: float) -> tuple[float, list[Point], float]:
         weights.grad = hessian @ weights.detach()
         optimizer.step()
         points.append(tuple(weights.detach().flatten().tolist()))
-    return rate, points, height(weights.detach())
+    return points
+
+
+def mean_height(points: Sequence[Point]) -> float:
+    """Return the mean height of a path; of one that leaves the numbers, infinity."""
+    mean = sum(map(height, points)) / len(points)
+    return mean if math.isfinite(mean) else math.inf
 
 
 def draw_path(name: str) -> tuple[str, str]:
     """Return the drawing of an optimizer's path beside that of SGD, and the sentence under it."""
     title = zoo.optimizer_class(name).__name__
-    rate, points, end = path(name)
-    sgd_rate, sgd_points, sgd_end = path("sgd")
+    rate, points = path(name)
+    sgd_rate, sgd_points = path("sgd")
     scale = 85.0
 
     def place(point: Point) -> Point:
         x, y = (max(-9.0, min(9.0, value)) for value in point)  # what leaves the picture need not come near it
         return 180 + scale * x, 120 - scale * y
 
-    start = height(torch.tensor(START, dtype=torch.float64)[:, None])
+    start = height(START)
     turn = f'transform="translate(180 120) rotate({-math.degrees(ANGLE):g})"'
     body = [
         f'<ellipse class="level" {turn} rx="{scale * math.sqrt(2 * start * share):.1f}" '
@@ -100,9 +109,9 @@ def draw_path(name: str) -> tuple[str, str]:
     body += [polyline(placed, "path")]
     body += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="1.8"/>' for x, y in placed]
     body += ['<circle class="goal" cx="180" cy="120" r="4"/>']
-    said = f"{STEPS} steps of {title} with lr={rate:g} end at the height {end:.1e}"
+    said = f"{STEPS} steps of {title} with lr={rate:g} end at the height {height(points[-1]):.1e}"
     if name != "sgd":
-        said += f"; SGD with lr={sgd_rate:g}, in grey, at {sgd_end:.1e}"
+        said += f"; SGD with lr={sgd_rate:g}, in grey, at {height(sgd_points[-1]):.1e}"
     return svg(f"Path of {title} down a narrow valley", body, 360, 240), f"{said}."
 
 

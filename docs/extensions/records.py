@@ -14,6 +14,7 @@ from docs.extensions import drawings, zoo_pages
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 CODE = "<code class='literal docutils'>"
+OURS = "optizoo default"
 
 
 def works_with() -> str:
@@ -27,13 +28,13 @@ def step_times() -> str:
     """Return the table of steps beside torch's."""
     from optizoo.lab.step_benchmark import format_markdown
 
-    return format_markdown(_record("step_cpu.json"))
+    return re.sub(r"(?<=\d) (?=\d|µs)", zoo_pages.NARROW, format_markdown(_record("step_cpu.json")))
 
 
 def reference_times() -> str:
     """Return the table of steps beside those of other packages."""
     rows = [
-        (cell["optimizer"], cell["workload"], cell["fastest"], f"{cell['sides']['optizoo default']['us']:,.0f} µs",
+        (cell["optimizer"], cell["workload"], cell["fastest"], zoo_pages.microseconds(cell["sides"][OURS]["us"]),
          f"{cell['ratio']:.2f}")
         for record in _record("step_references_cpu.json")
         for cell in record["cells"]
@@ -67,17 +68,20 @@ def _accuracy(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def sweeps() -> str:
-    """Return the leaderboards of the recorded sweeps, with what they say of differences; empty where there is none."""
-    found = []
+    """Return the leaderboards of the recorded sweeps, with what they say of differences."""
+    parts = []
     for file in sorted(BENCHMARKS.glob("sweeps/*/leaderboard.txt")):
-        found += [f"`{file.parent.name}`:", "", "```text", file.read_text(encoding="utf-8").rstrip(), "```", ""]
-    return "\n".join(found) or "No sweep is recorded yet; until then the comparisons below are all there is."
+        table, _, said = file.read_text(encoding="utf-8").partition("\n\n")
+        parts += [f"**{file.parent.name}.** {' '.join(said.split())}", _from_text(table)]
+    return "\n\n".join(parts) or "No sweep is recorded yet; until then the comparisons below are all there is."
 
 
-def many_machines() -> str:
-    """Return the link to the page on many machines, where there is one."""
-    file = ROOT / "docs" / "many_machines.md"
-    return "[One machine to many](many_machines.md) says how." if file.exists() else ""
+def _from_text(table: str) -> str:
+    """Return a table of :func:`optizoo.tables.text_table` in Markdown."""
+    head, rule, *rows = table.splitlines()
+    columns = [(found.start(), found.end()) for found in re.finditer("-+", rule)]
+    cells = [tuple(line[start:end].strip() for start, end in columns) for line in (head, *rows)]
+    return _table(cells[0], cells[1:])
 
 
 def torch_faults() -> str:
@@ -192,7 +196,6 @@ MADE: dict[str, Callable[[], str]] = {
     "kernel": kernel,
     "lecture": lecture,
     "reference-times": reference_times,
-    "many-machines": many_machines,
     "references": references,
     "rule": rule_text,
     "staged": staged,

@@ -17,6 +17,7 @@ from optizoo.testing.specimens import specimens
 from scripts import zoo_table
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def write(folder: Path) -> None:
@@ -52,8 +53,9 @@ def index() -> str:
         _table(["optimizer", "what it is", "paper"], rows, "20 55 25"),
         _heading("How the paths are drawn"),
         f"Each page has a picture of {drawings.STEPS} steps down a quadratic valley that is {drawings.CONDITION:g} "
-        f"times as steep across as along, from one start, with the best of {len(drawings.RATES)} rates from "
-        f"{drawings.RATES[0]:g} to {drawings.RATES[-1]:g} and the other options at their defaults. The valley has no "
+        f"times as steep across as along, from one start, with that of {len(drawings.RATES)} rates from "
+        f"{drawings.RATES[0]:g} to {drawings.RATES[-1]:g} whose path is lowest on average, and the other options at "
+        "their defaults. The valley has no "
         "noise and two weights: it shows how a rule moves, and does not say which optimizer is better.",
         ".. toctree::\n   :hidden:\n\n   options\n" + "".join(f"   {name}\n" for name, _ in _kinds()),
     )
@@ -296,9 +298,14 @@ def _speed(name: str) -> Iterator[str]:
     rows = []
     for _, cell in found:
         other = cell.get("torch_fastest") or cell["fastest"]
-        times = [f"{cell['sides'][side]['us']:,.0f} µs".replace(",", " ") for side in ("optizoo default", other)]
+        times = [microseconds(cell["sides"][side]["us"]) for side in ("optizoo default", other)]
         rows.append([cell["workload"], times[0], other, times[1], f"{cell['ratio']:.2f}"])
     yield _table(["workload", "optizoo", "fastest other", "its time", "times as fast"], rows)
+
+
+def microseconds(number: float) -> str:
+    """Return microseconds as a text that no line breaks."""
+    return f"{number:,.0f} µs".replace(",", NARROW).replace(" ", NARROW)
 
 
 def _record(file: str) -> Any:

@@ -77,8 +77,7 @@ def _bench_references(options: argparse.Namespace) -> int:
 def epoch(options: argparse.Namespace) -> int:
     """Time an epoch of a model."""
     arguments.require_lab()
-    from optizoo.lab import data
-    from optizoo.lab.benchmark import epoch_benchmark, format_epochs
+    from optizoo.lab import benchmark, data
     from optizoo.lab.files import write_json
     from optizoo.lab.models import list_models
 
@@ -86,10 +85,13 @@ def epoch(options: argparse.Namespace) -> int:
     arguments.check_file(options.json)
     arguments.training_device(options.device)
     dataset = data.load(options.data)
-    result = epoch_benchmark(
-        dataset, models=models, batch_size=options.batch_size, repeats=options.repeats, device=options.device
-    )
-    print(format_epochs(result))
+    settings = {"batch_size": options.batch_size, "repeats": options.repeats, "device": options.device}
+    if options.runs is None:
+        result = benchmark.epoch_benchmark(dataset, models=models, **settings)
+        print(benchmark.format_epochs(result))
+    else:
+        result = benchmark.population_benchmark(dataset, models=models, runs=options.runs, **settings)
+        print(benchmark.format_populations(result))
     if options.json is not None:
         write_json(options.json, result)
     return 0

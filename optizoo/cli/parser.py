@@ -176,6 +176,7 @@ def command_line() -> argparse.ArgumentParser:
     epoch.add_argument("--model", nargs="+", metavar="NAME", help="linear, two_layer (default: linear)")
     epoch.add_argument("--data", default="cifar10", help="data set; synthetic needs no images (default: cifar10)")
     epoch.add_argument("--batch-size", type=count, default=128, help="images in a batch (default: 128)")
+    epoch.add_argument("--runs", type=count, help="time so many runs, as populations and one after the other, instead")
     epoch.add_argument("--repeats", type=count, default=7, help="repeats of the fast sides (default: 7)")
     epoch.add_argument("--device", default="auto", help="where to train (default: cuda if there is one)")
     epoch.set_defaults(run=_lazily("bench", "epoch"))

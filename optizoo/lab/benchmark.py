@@ -27,7 +27,7 @@ from optizoo.lab.data import Dataset, Split, normalise
 from optizoo.lab.files import write
 from optizoo.lab.folder import Kind, claim
 from optizoo.lab.records import environment
-from optizoo.lab.train import resolve_device, train
+from optizoo.lab.train import populations, resolve_device, train, train_population
 from optizoo.tables import text_table
 from optizoo.testing import torch_twin
 
@@ -167,6 +167,79 @@ def epoch_benchmark(
         "repeats": repeats,
         "rows": rows,
     }
+
+
+def population_benchmark(
+    dataset: Dataset,
+    *,
+    models: Sequence[str] = ("linear",),
+    runs: int = 64,
+    optimizers: Sequence[tuple[str, dict[str, Any]]] = OPTIMIZERS,
+    batch_size: int = 128,
+    repeats: int = 7,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Time an epoch of many runs as populations and one after the other, and return medians, ratios and environment.
+
+    The runs take the optimizers in turn, at rates of their own. One after the other, one run of each optimizer is timed
+    and stands for all of them.
+
+    Args:
+        dataset: As for :func:`epoch_benchmark`, and so are the others; two layers have 512 hidden units.
+        models: Names of models.
+        runs: Number of runs, at least one of each optimizer.
+        optimizers: Names and options.
+        batch_size: Images in a batch.
+        repeats: Of both sides, alternating, after one warm-up.
+        device: Where to train.
+
+    Returns:
+        ``{"environment", "dataset", "batch_size", "repeats", "runs", "rows": [{"model", "together_s", "alone_s",
+        "alone_over_together"}]}``, times of all runs in seconds.
+    """
+    device, count = str(resolve_device(device)), len(optimizers)
+    settings = TrainConfig(epochs=1, batch_size=batch_size, device=device, order_seed=0)
+    rows = []
+    for model in models:
+        configs = [
+            RunConfig(
+                seed=index,
+                model=ModelConfig(model),
+                optimizer=OptimizerConfig(name, lr=(1 + index / runs) * options["lr"]),
+                train=settings,
+            )
+            for index, (name, options) in zip(range(runs), itertools.cycle(optimizers), strict=False)
+        ]
+        together, alone = [], []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            for group in populations(configs):
+                train_population([configs[index] for index in group], dataset, progress=False)
+            together.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for config in configs[:count]:
+                train(config, dataset, progress=False)
+            alone.append((time.perf_counter() - start) * runs / count)
+        ratios = [b / a for a, b in zip(together[1:], alone[1:], strict=True)]
+        row = {"model": model, "together_s": statistics.median(together[1:]), "alone_s": statistics.median(alone[1:])}
+        rows.append(row | {"alone_over_together": statistics.median(ratios)})
+    return {
+        "environment": environment(device),
+        "dataset": {"name": dataset.name, "source": dataset.source, "train": len(dataset.train)},
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "runs": runs,
+        "rows": rows,
+    }
+
+
+def format_populations(result: dict[str, Any]) -> str:
+    """Return the result of :func:`population_benchmark` as a table."""
+    rows = [["model", "runs", "together [s]", "one by one [s]", "one by one / together"]]
+    for row in result["rows"]:
+        times = [f"{row[key]:.2f}" for key in ("together_s", "alone_s", "alone_over_together")]
+        rows.append([row["model"], str(result["runs"]), *times])
+    return text_table(rows, right=range(1, 5))
 
 
 KEPT = Kind("kept comparison", is_written_out)

@@ -27,7 +27,7 @@ from optizoo.lab.experiments import EXPERIMENTS, ExperimentError, docstring, loa
 from optizoo.lab.files import write
 from optizoo.lab.folder import Kind, check, claim, locked
 from optizoo.lab.page import Page, Row, T, Track, cell, silent
-from optizoo.lab.records import Record, Recorder, RecordError, environment, has_start, is_finished
+from optizoo.lab.records import Record, Recorder, RecordError, environment, is_finished, is_half_written
 from optizoo.lab.sources import DataError
 from optizoo.lab.templates import equation, inlined, render
 
@@ -274,15 +274,15 @@ def _is_finished(name: str, chosen: Any, folder: Path) -> bool:
 
 
 def _recognised(folder: Path) -> bool:
-    """Return whether the records and pages of a folder are those of experiments."""
-    files = {name: _file(name, folder) for name in EXPERIMENTS}
-    begun = {name: file for name, file in files.items() if has_start(file)}
+    """Return whether the records and pages of a folder are those of experiments, which may just have begun."""
+    files = {name: _file(name, folder) for name in EXPERIMENTS if _file(name, folder).exists()}
+    begun = {name: file for name, file in files.items() if not is_half_written(file)}
     try:
         pages = [(folder / page).read_text(encoding="utf-8") for page in (REPORT, BOOK) if (folder / page).exists()]
         ours = all(Record.read(file).config.get("experiment") == name for name, file in begun.items())
     except (RecordError, OSError, ValueError):
         return False
-    return bool(begun) and ours and all("· optizoo</title>" in page for page in pages)
+    return bool(files) and ours and all("· optizoo</title>" in page for page in pages)
 
 
 BOOK_OF = Kind("book of experiments", _recognised)

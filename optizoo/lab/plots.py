@@ -9,7 +9,7 @@ in, and draws ``None`` and NaN as gaps. Axis labels name the quantity and, where
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -143,7 +143,7 @@ def lines(
         lines: The lines, at least one.
         xlabel: What x is, with its unit.
         ylabel: What y is, with its unit.
-        xscale: Scale of x. On a logarithmic axis, values that are not positive are gaps.
+        xscale: Scale of x. On a logarithmic axis, values that are not positive are gaps; where all are, it is linear.
         yscale: Scale of y.
         marks: Lines across every panel.
         percent: Whether y holds fractions, to be shown as percentages.
@@ -159,6 +159,8 @@ def lines(
     """
     panels = list(dict.fromkeys(line.panel for line in lines))
     figure, axes = _axes(panels, theme, columns=columns, height=height)
+    xscale = _scale(xscale, (x for line in lines for x in line.x))
+    yscale = _scale(yscale, (y for line in lines for y in line.y))
     looks = given or styles(line.label for line in lines)
     shown: dict[str, Line2D] = {}
     for line in sorted(lines, key=lambda line: line.dashed):
@@ -499,6 +501,12 @@ def growing(figure: Figure, paths: Sequence[Line], frames: int = 24) -> Iterator
             artists[f"{path.label} path"].set_data(path.x[:end], ys[:end])
             artists[f"{path.label} end"].set_data([path.x[end - 1]], [ys[end - 1]])
         yield figure
+
+
+def _scale(wanted: Scale, values: Iterable[float | None]) -> Scale:
+    return (
+        wanted if wanted != "log" or any(value is not None and 0 < value < math.inf for value in values) else "linear"
+    )
 
 
 def _number(value: float | None) -> float:

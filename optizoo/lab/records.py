@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "Record", "RecordError", "Recorder", "environment", "frame", "has_start", "is_finished", "reconfigure",
+    "Record", "RecordError", "Recorder", "environment", "frame", "has_start", "is_finished", "is_half_written",
+    "reconfigure",
 ]  # fmt: skip
 
 Event = dict[str, Any]
+START = b'{"event": "start"'  # what begins otherwise is no record
 TRIALS = "trials.jsonl"  # of a sweep
 RESULTS = "results.jsonl"  # the rows of a comparison's table, which are no record
 
@@ -220,6 +222,14 @@ class Recorder:
 def has_start(path: Path) -> bool:
     """Return whether a record is there and was not cut off in its first line."""
     return path.exists() and b"\n" in path.read_bytes()
+
+
+def is_half_written(path: Path) -> bool:
+    """Return whether a record is there and was cut off in its first line, as by an interruption when it began."""
+    if not path.is_file() or has_start(path):
+        return False
+    content = path.read_bytes()
+    return content.startswith(START) or START.startswith(content)
 
 
 def is_finished(path: Path) -> bool:

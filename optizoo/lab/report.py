@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from optizoo.lab import files, pictures
 from optizoo.lab.config import CompareConfig, load_compare, to_dict
 from optizoo.lab.pictures import Curve, Dots
-from optizoo.lab.records import Record
+from optizoo.lab.records import START, Record
 from optizoo.lab.statistics import Standing, standings, verdict
 from optizoo.lab.templates import inlined, render
 from optizoo.tables import text_table
@@ -38,7 +38,6 @@ PICTURES = tuple(f"{name}.png" for name in ("training_loss", "validation_accurac
 NONE = "–"
 PROOF_STEPS = 100  # of a loop that runs beside a faster backend
 LIBRARIES = ("optizoo", "torch")
-START = b'{"event": "start"'  # what begins otherwise is no record of ours
 
 
 class RunSummary(TypedDict):

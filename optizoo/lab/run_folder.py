@@ -4,6 +4,7 @@ It holds ``config.json``, ``record.jsonl`` and ``checkpoint.pt`` with the one be
 made in the folder ``.new`` inside, and replaces the old one when it has ended well.
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +16,31 @@ from optizoo.lab.config import ConfigError, RunConfig, digest, load_run, run_fro
 from optizoo.lab.data import Dataset
 from optizoo.lab.files import write_json
 from optizoo.lab.folder import NEW, FolderError, Kind, check, claim, clear, locked, promote
-from optizoo.lab.records import Record, RecordError, reconfigure
+from optizoo.lab.records import Record, RecordError, is_half_written, reconfigure
 from optizoo.lab.train import Trained
 
 __all__ = ["CHECKPOINT", "RECORD", "check_run", "train_in"]
 
 CONFIG, RECORD, CHECKPOINT = "config.json", "record.jsonl", "checkpoint.pt"
+KEYS = ("name", "seed", "data", "model", "optimizer", "schedule", "train")
 # In the order in which they replace others: the record comes last.
 FILES = (f"{CHECKPOINT}.previous", CHECKPOINT, CONFIG, RECORD)
 
 
 def _recognised(folder: Path) -> bool:
-    """Return whether record, config and checkpoint of a folder are those of one run."""
+    """Return whether record, config and checkpoint of a folder are those of one run, which may just have begun."""
     try:
-        config = run_from_dict(Record.read(folder / RECORD).config)
+        if is_half_written(folder / RECORD):
+            config = load_run(folder / CONFIG)
+            if not set(KEYS) <= set(json.loads((folder / CONFIG).read_text(encoding="utf-8"))):
+                return False
+        else:
+            config = run_from_dict(Record.read(folder / RECORD).config)
         if (folder / CONFIG).exists() and digest(load_run(folder / CONFIG)) != digest(config):
             return False
         saved = folder / CHECKPOINT
         return not checkpoints.exists(saved) or isinstance(checkpoints.load(saved).get("digest"), str)
-    except (RecordError, ConfigError, CheckpointError):
+    except (RecordError, ConfigError, CheckpointError, ValueError):
         return False
 
 
@@ -116,6 +123,7 @@ def _going_on(folder: Path, config: RunConfig, images: int) -> Path:
         place, written = folder, folder / CONFIG
         if written.exists() and digest(earlier := load_run(written)) != digest(config):
             _lengthen(folder, earlier, config, images)
+            place = new
     if checkpoints.exists(place / CHECKPOINT):
         return place
     print(f"no checkpoint in {place}: beginning the run", file=sys.stderr)
@@ -123,7 +131,7 @@ def _going_on(folder: Path, config: RunConfig, images: int) -> Path:
 
 
 def _lengthen(folder: Path, earlier: RunConfig, config: RunConfig, images: int) -> None:
-    """Let a run that was to be shorter be one of this config.
+    """Let a run that was to be shorter go on as one of this config, in the new place: it stays until that has ended.
 
     Raises:
         FolderError: The configs differ in more than the epochs, or the run would have been another from the start.
@@ -138,9 +146,12 @@ def _lengthen(folder: Path, earlier: RunConfig, config: RunConfig, images: int) 
             f"{folder} holds a run of {earlier.train.epochs} epochs, and schedule {config.schedule.name!r} spans them "
             f"all: over {epochs} epochs its rates would have been others from the start; give another --out"
         )
-    saved = folder / CHECKPOINT
+    saved, new = folder / CHECKPOINT, folder / NEW
+    clear(new, FILES)
+    new.mkdir(exist_ok=True)
     if checkpoints.exists(saved):
         state = checkpoints.load(saved)
         ended = state.get("status") == "finished" and config.train.total_steps(images) > state["step"]
-        checkpoints.save(saved, {**state, "digest": digest(config), "status": None if ended else state.get("status")})
-        reconfigure(folder / RECORD, to_dict(config))
+        state |= {"digest": digest(config), "status": None if ended else state.get("status")}
+        checkpoints.save(new / CHECKPOINT, state)
+        reconfigure(folder / RECORD, to_dict(config), new / RECORD)

@@ -386,7 +386,11 @@ class TrainConfig(Section):
     threads: Count | None = None
     graph: StrictBool = True
 
+    def epoch_steps(self, images: int) -> int:
+        """Return the number of updates of an epoch of so many images."""
+        return 1 if self.full_batch else math.ceil(images / self.batch_size)
+
     def total_steps(self, images: int) -> int:
         """Return the number of updates of a run on so many images that nothing stops early."""
-        steps = self.epochs * (1 if self.full_batch else math.ceil(images / self.batch_size))
+        steps = self.epochs * self.epoch_steps(images)
         return steps if self.max_steps is None else min(steps, self.max_steps)

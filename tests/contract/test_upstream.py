@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import optizoo
 from optizoo.testing.twins import program
-from tests.zoo import feed
+from tests.zoo import FAMILIES, feed
 
 WORKS_WITH = "PyTorch's own optimizer tests"
 HELD_TO = "bitwise; torch's tolerances between executions"
@@ -40,16 +40,29 @@ finally:
 
 SERVED = [info for info in optim_db if info.name in optizoo.zoo.classes()]
 KINDS = [pytest.param(info, id=info.name) for info in SERVED]
-INPUTS = [
-    pytest.param(info, case.kwargs, id=f"{info.name}-{case.desc}".replace(" ", "_"))
-    for info in SERVED
-    for case in info.optim_inputs_func(device="cpu")
-]
-CLIQUEY = [
-    pytest.param(info, case.kwargs, id=f"{info.name}-{case.desc}".replace(" ", "_"))
-    for info in SERVED
-    for case in _get_optim_inputs_including_global_cliquey_kwargs("cpu", torch.float32, info, skip=("differentiable",))
-]
+
+
+def named(cases: dict[Any, list]) -> list[Any]:
+    """Return the cases: without ``--slow`` all of one optimizer of each kind, and every third of each other."""
+    return [
+        pytest.param(
+            info,
+            case.kwargs,
+            id=f"{info.name}-{case.desc}".replace(" ", "_"),
+            marks=[] if info.name.lower() in FAMILIES or index % 3 == 0 else pytest.mark.slow,
+        )
+        for info, group in cases.items()
+        for index, case in enumerate(group)
+    ]
+
+
+INPUTS = named({info: info.optim_inputs_func(device="cpu") for info in SERVED})
+CLIQUEY = named(
+    {
+        info: _get_optim_inputs_including_global_cliquey_kwargs("cpu", torch.float32, info, skip=("differentiable",))
+        for info in SERVED
+    }
+)
 ERRORS = [
     pytest.param(info, error, id=f"{info.name}-{error.optimizer_error_input.desc}".replace(" ", "_"))
     for info in SERVED

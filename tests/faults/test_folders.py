@@ -178,6 +178,22 @@ def test_folders_without_a_mark_go_on(made: str, again: list[str]):
 
 
 @pytest.mark.usefixtures("comparison", "unpainted")
+@pytest.mark.parametrize("length", [0, 5, 100])
+@pytest.mark.parametrize("made", ["train", "compare", "lab"])
+def test_folders_without_a_mark_that_had_just_begun(made: str, length: int):
+    """What a version without marks left when it was interrupted in the first line of a record goes on, too."""
+    assert cli.main(COMMANDS[made]) == 0
+    kept = {".optizoo", "config.json", "environment.json"}
+    for path in [path for path in Path("here").rglob("*") if path.is_file() and path.name not in kept]:
+        if path.suffix == ".jsonl" and path.stem != "results":
+            path.write_bytes(path.read_bytes()[:length])
+        else:
+            path.unlink()
+    Path("here/.optizoo").unlink()
+    assert cli.main([*COMMANDS[made], *(["--resume"] if made == "train" else [])]) == 0
+
+
+@pytest.mark.usefixtures("comparison", "unpainted")
 @pytest.mark.parametrize("made", ["train", "compare", "lab"])
 def test_files_of_others_in_a_folder_of_ours_stay(made: str):
     """What somebody keeps in a folder of ours is left alone, also when we start over."""

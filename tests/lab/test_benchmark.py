@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from optizoo.lab.benchmark import KEPT, PictureSet, epoch_benchmark, format_epochs, keep_comparison
+from optizoo.lab.benchmark import (
+    KEPT,
+    PictureSet,
+    epoch_benchmark,
+    format_epochs,
+    format_populations,
+    keep_comparison,
+    population_benchmark,
+)
 from optizoo.lab.compare import compare
 from optizoo.lab.config import compare_from_dict
 from optizoo.lab.data import load, normalise
@@ -78,3 +86,12 @@ def test_a_kept_comparison_has_results_but_no_runs(tmp_path):
 def test_the_kept_comparisons_of_the_project_can_be_replaced(name):
     """What lies under ``benchmarks/`` is recognised as kept by this project."""
     assert KEPT.recognised(Path(__file__).parents[2] / "benchmarks" / name)
+
+
+def test_populations_are_timed_beside_runs_alone(dataset):
+    """A row has the seconds of all runs on both sides, and how many times longer they take one after the other."""
+    result = population_benchmark(dataset, models=["linear"], runs=6, repeats=1, batch_size=32, device="cpu")
+    (row,) = result["rows"]
+    assert (row["model"], result["runs"]) == ("linear", 6)
+    assert row["alone_over_together"] == row["alone_s"] / row["together_s"] > 0
+    assert "one by one / together" in format_populations(result)

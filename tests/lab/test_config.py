@@ -296,6 +296,7 @@ def test_mistaken_overrides_are_told(write, arguments: list[str], message: str):
         pytest.param({"optimizer": {"lr": 0.01, "weight_decay": 0}}, False, id="option-written-out"),
         pytest.param({"train": {"epochs": 11}}, False, id="epochs"),
         pytest.param({"train": {"order_seed": 0}}, False, id="order"),
+        pytest.param({"train": {"scale_lr": True}}, False, id="scaled"),
         pytest.param({"seed": 1}, False, id="seed"),
         pytest.param({"optimizer": {"lr": 0.02}}, False, id="lr"),
         pytest.param({"optimizer": {"library": "torch"}}, False, id="library"),

@@ -12,7 +12,7 @@ import pytest
 from optizoo import cli
 from optizoo.lab import book, experiments, pictures
 from optizoo.lab.experiments import EXPERIMENTS, ExperimentError
-from optizoo.lab.options import Checked, option
+from optizoo.lab.options import SMALLEST, Checked, option
 
 NUMBERS = [0, 1, 2, 3, -1, 7, 0.5, 1.5, 0.9999, 1e-6, 1e-12, 1e-320, -1e-300, 1e6, 1e20, 2**32, 10**400]
 NUMBERS += [math.inf, -math.inf, math.nan]
@@ -43,18 +43,29 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def edges(name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (option, value) at the edges of what the option may be, and beyond."""
+def declared(name: str) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (option, value, whether it takes several) for each limit and choice that is declared."""
     kind = experiments.load(name).Options
     kinds = get_type_hints(kind)
     for each in fields(kind):
-        about, several = each.metadata, get_origin(kinds[each.name]) is tuple
-        limits = [limit for key in ("at_least", "at_most", "below") if isinstance(limit := about[key], (int, float))]
-        near = [limit + step for limit in limits for step in (-1, 0, 1)] + [2 * limit for limit in limits]
-        for value in (*NUMBERS, *near, *WORDS, *about["choices"]):
-            yield each.name, (value,) if several else value
+        limits = [each.metadata[key] for key in ("at_least", "at_most", "below")]
+        for value in (*limits, SMALLEST, *each.metadata["choices"]):
+            if not isinstance(value, str | None) or value in each.metadata["choices"]:
+                yield each.name, value, get_origin(kinds[each.name]) is tuple
+
+
+def edges(name: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is near, and what is far beyond."""
+    for key, value, several in declared(name):
+        beside = () if isinstance(value, str) else (value - 1, value + 1, 2 * value)
+        for each in (value, *beside):
+            yield key, (each,) if several else each
+    kind = experiments.load(name).Options
+    for key, hint in get_type_hints(kind).items():
+        for value in (*NUMBERS, *WORDS):
+            yield key, (value,) if get_origin(hint) is tuple else value
         for value in (*OTHERS, *LISTS):
-            yield each.name, value
+            yield key, value
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -89,10 +100,10 @@ def test_every_value_that_is_taken_makes_a_page(name: str):
     """What passes the checks runs, at a size of a second, and its page draws and says nothing that is no number."""
     size = import_module(f"tests.lab.experiments.test_{name}").TINY | SMALL.get(name, {})
     kinds = get_type_hints(experiments.load(name).Options)
-    for key, value in edges(name):
-        large = kinds[key] is int and isinstance(value, (int, float)) and 50 < value < 2**31
-        if key == "data" or large or (isinstance(value, tuple) and len(value) > 50):
-            continue  # more of the same
+    for key, limit, several in declared(name):
+        value = (limit,) if several else limit
+        if key == "data" or (kinds[key] is int and 50 < limit < 2**31):
+            continue  # no image is there, or it takes long
         try:
             book.options(name, **size | {key: value})
         except ExperimentError:
@@ -192,6 +203,7 @@ def test_what_is_surely_meant_is_taken():
         pytest.param(["momentum_forms", "--steps", "1e12"], "steps = 1000000000000; it must be at most", id="steps"),
         pytest.param(["lr_finder", "--seed", "4294967296"], "it must be at most 4294967295", id="seed"),
         pytest.param(["bias_correction", "--images", "100"], "it must be at most the 100 images", id="batch"),
+        pytest.param(["gradient_descent", "--images", "32"], "one must be below the 32 images", id="minibatch"),
         pytest.param(["bias_correction", "--images", "1" + "0" * 400], "it must be at most 50000", id="digits"),
     ],
 )

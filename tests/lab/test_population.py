@@ -93,6 +93,9 @@ MIXED = [
     {"name": "prodigy"},
     {"name": "prodigy", "lr": 0.5},
     {"name": "nadam", "lr": 1e-3},
+    {"name": "nadam", "lr": 1e-3, "nonfinite": "skip"},
+    {"name": "adam", "lr": 1e-3, "capturable": True},
+    {"name": "momentum", "lr": 0.01, "l1": 0.01},
 ]
 
 
@@ -218,6 +221,8 @@ SGD = run({"name": "sgd"})
         pytest.param(run({"name": "sgd"}, data={"name": "synthetic"}), False, id="data"),
         pytest.param(run({"name": "sgd", "library": "torch"}), False, id="torch"),
         pytest.param(run({"name": "sgd"}, train={"foreach": False}), False, id="bits-of-torch"),
+        pytest.param(run({"name": "sgd", "nonfinite": "skip"}), True, id="skips-steps"),
+        pytest.param(run({"name": "sgd", "nonfinite": "raise"}), False, id="raises"),
     ],
 )
 def test_who_trains_together(dataset: Dataset, other: RunConfig, together: bool):

@@ -97,9 +97,8 @@ class Group:
         if self.count == 1 or not config.train.scale_lr:
             return config, 1.0
         if not config.schedule.warmup_steps:
-            total = config.train.total_steps(images)
-            epochs = max(1, total // config.train.epochs) * WARM_UP_EPOCHS
-            config = replace(config, schedule=replace(config.schedule, warmup_steps=min(epochs, total // 10)))
+            climb = min(WARM_UP_EPOCHS * config.train.epoch_steps(images), config.train.total_steps(images) // 10)
+            config = replace(config, schedule=replace(config.schedule, warmup_steps=climb))
         return config, float(self.count)
 
 

@@ -1,6 +1,6 @@
 """The loop of a run: epoch after epoch until it ends, and what is written down of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,8 @@ from optizoo.lab import checkpoint as checkpoints
 from optizoo.lab.checkpoint import Interruption
 from optizoo.lab.config import RunConfig, digest, run_from_dict, to_dict
 from optizoo.lab.data import Dataset
-from optizoo.lab.records import Record, Recorder, RecordError, environment
+from optizoo.lab.environment import environment
+from optizoo.lab.records import Record, Recorder, RecordError
 from optizoo.lab.train.building import resolve_device, threads
 from optizoo.lab.train.distributed import Group, SharedInterruption
 from optizoo.lab.train.progress import Progress
@@ -31,7 +32,8 @@ class Trained:
     """What a run leaves behind.
 
     Attributes:
-        model: The trained model, on its device.
+        model: The trained model, on its device, where it was stepped last; ``with optimizer.evaluating():`` moves it to
+            where it was judged.
         optimizer: The optimizer with its state.
         losses: The cross-entropy of every step's batch, before the step, without the penalty; on the CPU.
         record: The record, as :meth:`Record.read` finds it in the file.
@@ -102,8 +104,8 @@ def train(
         state = group.from_first(state)
         if state is not None:
             run.load_state_dict(state, str(checkpoint))
-        about = {"processes": group.count} if group.count > 1 else {}
-        recorder = open_record(record, config, dataset, device, state, about)
+        processes = {"processes": group.count} if group.count > 1 else {}
+        recorder = open_record(record, config, dataset, state, lambda: environment(device) | processes)
         title = f"{config.optimizer.label}, seed {config.seed}"
         save = None if checkpoint is None else partial(_save, run, checkpoint)
         go(run, [recorder], interruption, title, save=save, show=progress)
@@ -194,9 +196,8 @@ def open_record(
     path: str | Path | None,
     config: RunConfig,
     dataset: Dataset,
-    device: torch.device,
     state: dict[str, Any] | None,
-    about: Mapping[str, Any] | None = None,
+    surroundings: Callable[[], dict[str, Any]],
 ) -> Recorder:
     """Return a recorder that stands where the run stands: at its start, or behind the epochs of the checkpoint.
 
@@ -204,9 +205,8 @@ def open_record(
         path: The file of the record.
         config: The run.
         dataset: What it trains on.
-        device: Where.
         state: The checkpoint that it goes on from.
-        about: What else the environment says.
+        surroundings: Returns the environment, where it has to be written.
     """
     recorder = Recorder(path, resume=state is not None)
     resolved = to_dict(config)
@@ -215,7 +215,7 @@ def open_record(
     if not recorder.started:
         sizes = {part: len(getattr(dataset, part)) for part in ("train", "validation", "test")}
         data = {"name": dataset.name, "source": dataset.source, "digest": dataset.digest, **sizes}
-        recorder.start(resolved, {**environment(device), **(about or {})}, data)
+        recorder.start(resolved, surroundings(), data)
         for event in state["epochs"] if state is not None else []:
             recorder.epoch(**event)
     if state is not None and state["status"] is None:

@@ -8,7 +8,7 @@ diverges, with its weights and the state of its optimizer; the others do not not
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,77 +23,16 @@ from optizoo.core.rule import schema
 from optizoo.lab.checkpoint import Interruption
 from optizoo.lab.config import RunConfig
 from optizoo.lab.data import Dataset
+from optizoo.lab.environment import environment
 from optizoo.lab.train import building, eager, objective
 from optizoo.lab.train.feed import Feed
+from optizoo.lab.train.grouping import may_join, populations
 from optizoo.lab.train.loop import Trained, go, open_record, trained, training
 from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.stack import STACKS, Stack
 
-LARGEST, HIDDEN = 64, 8192
-"""Runs in a population at most, and hidden units of all of them: those have weights of 100 MB, and more in states."""
-
 LARGE = 1e15
 """What options and rates may not exceed in an optimizer of several runs: near the end of their type its step fails."""
-
-
-def shared(config: RunConfig) -> RunConfig:
-    """Return what runs must have in common to train together: the config without what each may have of its own."""
-    train = replace(
-        config.train,
-        order_seed=config.order_seed,
-        l1=0.0,
-        l2=0.0,
-        tolerance=None,
-        patience=1,
-        checkpoint_every=1,
-        graph=True,
-    )
-    model = replace(config.model, init="torch", init_scale=None)
-    return RunConfig(data=config.data, model=model, train=train)
-
-
-def may_join(config: RunConfig) -> bool:
-    """Return whether a run may train with others at all.
-
-    Not one that promises the bits of ``torch.optim``, whose products would be rounded otherwise, and on CUDA none with
-    dropout, which would be drawn otherwise.
-    """
-    on_cuda = building.resolve_device(config.train.device).type == "cuda"
-    return (
-        config.optimizer.library == "optizoo"
-        and config.train.foreach is not False
-        and not (on_cuda and config.model.dropout)
-    )
-
-
-def populations(configs: Sequence[RunConfig], *, largest: int | None = None) -> list[list[int]]:
-    """Sort runs into populations: those that :func:`train_population` takes together.
-
-    Args:
-        configs: Any runs.
-        largest: Runs in a population at most; by default 64 of a small model, and fewer of a large one, which would
-            only take more memory together.
-
-    Returns:
-        The indices of the runs of each population, sorted by the first. Who cannot join others is alone.
-
-    >>> from optizoo.lab.config import OptimizerConfig
-    >>> runs = [RunConfig(optimizer=OptimizerConfig(lr=lr)) for lr in (0.1, 0.2, 0.4)]
-    >>> exact = replace(runs[0], train=replace(runs[0].train, foreach=False))
-    >>> populations([runs[0], exact, *runs[1:]])
-    [[0, 2, 3], [1]]
-    """
-    found: list[tuple[RunConfig, list[int]]] = []
-    for index, config in enumerate(configs):
-        common = shared(config)
-        hidden = config.model.hidden if config.model.name == "two_layer" else 1
-        limit = largest or max(1, min(LARGEST, HIDDEN // hidden))
-        together = [group for key, group in found if key == common and len(group) < limit]
-        if together and may_join(config) and may_join(configs[together[0][0]]):
-            together[0].append(index)
-        else:
-            found.append((common, [index]))
-    return [group for _, group in found]
 
 
 @dataclass(eq=False)
@@ -339,9 +278,9 @@ def train_population(
     records = [None] * len(configs) if records is None else records
     with training(configs[0]) as (device, interruption):
         run = Population(configs, dataset.to(device), device)
-        about = {"population": len(configs)}
+        surroundings = environment(device) | {"population": len(configs)}
         recorders = [
-            open_record(path, config, dataset, device, None, about)
+            open_record(path, config, dataset, None, lambda: surroundings)
             for path, config in zip(records, configs, strict=True)
         ]
         go(run, recorders, interruption, f"{len(configs)} runs", show=progress)

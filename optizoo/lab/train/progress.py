@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, config: RunConfig, images: int, losses: Tensor, base_lrs: Sequence[float]) -> None:
         self.config = config
         self.total_steps = config.train.total_steps(images)
-        self.steps_of_an_epoch = 1 if config.train.full_batch else math.ceil(images / config.train.batch_size)
+        self.epoch_steps = config.train.epoch_steps(images)
         try:
             self.schedule = config.schedule.build(self.total_steps)
         except ConfigError as error:
@@ -50,12 +50,12 @@ class Progress:
     @property
     def made(self) -> int:
         """Updates that were made in this epoch."""
-        return self.step - self.epoch * self.steps_of_an_epoch
+        return self.step - self.epoch * self.epoch_steps
 
     @property
     def epoch_end(self) -> int:
         """The number of updates after which the epoch ends, or the run in the middle of it."""
-        return min((self.epoch + 1) * self.steps_of_an_epoch, self.total_steps)
+        return min((self.epoch + 1) * self.epoch_steps, self.total_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -87,7 +87,7 @@ class Progress:
                 of it.
         """
         settings = self.config.train
-        losses = self.losses[self.epoch * self.steps_of_an_epoch : self.step]
+        losses = self.losses[self.epoch * self.epoch_steps : self.step]
         train_loss = losses.double().mean().item() if self.is_finite else math.nan
         finite = self.is_finite and finite
         self.epoch += 1
@@ -120,7 +120,7 @@ class Progress:
                 return "tolerance"
         if self.step < self.total_steps:
             return None
-        return "finished" if self.step == settings.epochs * self.steps_of_an_epoch else "max_steps"
+        return "finished" if self.step == settings.epochs * self.epoch_steps else "max_steps"
 
     def result(self) -> dict[str, Any]:
         """Return the event of the end."""
