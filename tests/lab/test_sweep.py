@@ -189,6 +189,7 @@ def test_sweep_trains_every_point_and_reruns_the_best(swept: Path):
     tuning, reruns = (table[table["phase"] == phase] for phase in ("tuning", "rerun"))
     assert tuning.groupby("optimizer")["index"].apply(list).to_dict() == {"adam": [0, 1, 2, 3], "sgd": [0, 1, 2, 3]}
     assert sorted(reruns["seed"]) == [1, 1, 2, 2]
+    assert (reruns[reruns["seed"] == 1]["step_seconds"] > 0).all()
     for label, chosen in zip(reruns["optimizer"], reruns["index"], strict=True):
         values = tuning[tuning["optimizer"] == label].set_index("index")["result.validation_accuracy"]
         assert chosen == values.idxmax()  # the first of equals

@@ -24,7 +24,7 @@ from sqlalchemy import URL
 
 from optizoo.lab import data, limits
 from optizoo.lab.checkpoint import Interruption
-from optizoo.lab.config import ConfigError, RunConfig, digest
+from optizoo.lab.config import ConfigError, RunConfig, ScheduleConfig, digest
 from optizoo.lab.data import Dataset, Split
 from optizoo.lab.files import write
 from optizoo.lab.records import TRIALS
@@ -230,16 +230,14 @@ def _row(phase: str, label: str, index: int, seed: int, point: Point, trained: T
     }
 
 
-def _step_seconds(config: RunConfig, dataset: Dataset) -> float | None:
+def _step_seconds(config: RunConfig, dataset: Dataset) -> float:
     """Return the time of an update of a run that has the machine to itself, as far as it has: the less of two."""
     short = replace(config.train, max_steps=TIMED_STEPS, epochs=TIMED_STEPS, tolerance=None, evaluate_every=TIMED_STEPS)
     unseen = replace(dataset, validation=dataset.test)
+    alone = replace(config, train=short, schedule=ScheduleConfig())  # a warm-up may be longer
     times = []
     for _ in range(2):  # the first may have to build a kernel
-        try:
-            result = train(replace(config, train=short), unseen, progress=False).record.result
-        except ConfigError:  # a warm-up that is longer than this
-            return None
+        result = train(alone, unseen, progress=False).record.result
         assert result is not None
         times.append(result["seconds"] / max(1, result["steps"]))
     return min(times)
