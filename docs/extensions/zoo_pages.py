@@ -216,6 +216,11 @@ def _proven(name: str) -> Iterator[str]:
         rows = [[*key, *_verified(each)] for key, each in groups.items()]
         yield "``optizoo verify`` on the CPU, in combinations of options; apart are the parameters after all steps:"
         yield rst.table(["held against", "backend", "types", "options", "steps", "apart", "result"], rows)
+    else:
+        yield (
+            f"The record of ``optizoo verify`` is older than this optimizer: ``optizoo verify`` holds it against "
+            f"{f'``torch.optim.{specimen.twin}``' if specimen.twin else 'its textbook form'} on your machine."
+        )
     if specimen.references:
         rows = [[f"``{each.path}``", *_reference(name, each)] for each in specimen.references]
         yield "Other packages, in float64; the distance is relative to the way that the weights have gone:"
@@ -251,7 +256,7 @@ def _reference(name: str, reference: Any) -> list[str]:
     measured = [row["distance"] for row in rows if row["distance"] is not None]
     version = rows[0]["version"] if rows else reference.version
     steps = str(max((row["steps"] for row in rows), default=0)) if rows else "–"
-    distance = f"{max(measured):.0e}" if measured else "–"
+    distance = "–" if not measured else f"{max(measured):.0e}" if any(measured) else "every bit"
     package = f"{reference.distribution} {version}"
     return [package, str(len(rows) or "–"), steps, distance, rst.text(reference.fault) or "nothing"]
 
