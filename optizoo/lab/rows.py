@@ -30,7 +30,7 @@ class Start(TypedDict, total=False):
     schema: Annotated[int, "version of this schema; 1 where it is left out"]
     digests: Annotated[Digests, "of config, code and data"]
     config: Required[Annotated[dict[str, Any], "the config, all defaults written out"]]
-    environment: Required[Annotated[dict[str, Any], "versions, machine, device, threads, commit and date"]]
+    environment: Required[Annotated[dict[str, Any], "versions, machine, device, threads, commit, date, population"]]
     dataset: Required[Annotated[dict[str, Any], "name, source, digest, and sizes of train, validation and test"]]
 
 
@@ -44,7 +44,7 @@ class Epoch(TypedDict, total=False):
     penalty: Annotated[float | None, "the penalty at the end of the epoch"]
     validation_loss: Annotated[float | None, "mean over the validation images"]
     validation_accuracy: Annotated[float | None, "fraction of the validation images"]
-    test_accuracy: Annotated[float | None, "fraction of the test images"]
+    test_accuracy: Annotated[float | None, "fraction of the test images, which are looked at once, when the run ends"]
     lr: Annotated[list[float | None], "learning rate of each group, for the next update"]
     seconds: Annotated[float, "training time so far, evaluation left out"]
 

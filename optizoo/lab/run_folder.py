@@ -123,6 +123,7 @@ def _going_on(folder: Path, config: RunConfig, images: int) -> Path:
         place, written = folder, folder / CONFIG
         if written.exists() and digest(earlier := load_run(written)) != digest(config):
             _lengthen(folder, earlier, config, images)
+            place = new
     if checkpoints.exists(place / CHECKPOINT):
         return place
     print(f"no checkpoint in {place}: beginning the run", file=sys.stderr)
@@ -130,7 +131,7 @@ def _going_on(folder: Path, config: RunConfig, images: int) -> Path:
 
 
 def _lengthen(folder: Path, earlier: RunConfig, config: RunConfig, images: int) -> None:
-    """Let a run that was to be shorter be one of this config.
+    """Let a run that was to be shorter go on as one of this config, in the new place: it stays until that has ended.
 
     Raises:
         FolderError: The configs differ in more than the epochs, or the run would have been another from the start.
@@ -145,9 +146,12 @@ def _lengthen(folder: Path, earlier: RunConfig, config: RunConfig, images: int) 
             f"{folder} holds a run of {earlier.train.epochs} epochs, and schedule {config.schedule.name!r} spans them "
             f"all: over {epochs} epochs its rates would have been others from the start; give another --out"
         )
-    saved = folder / CHECKPOINT
+    saved, new = folder / CHECKPOINT, folder / NEW
+    clear(new, FILES)
+    new.mkdir(exist_ok=True)
     if checkpoints.exists(saved):
         state = checkpoints.load(saved)
         ended = state.get("status") == "finished" and config.train.total_steps(images) > state["step"]
-        checkpoints.save(saved, {**state, "digest": digest(config), "status": None if ended else state.get("status")})
-        reconfigure(folder / RECORD, to_dict(config))
+        state |= {"digest": digest(config), "status": None if ended else state.get("status")}
+        checkpoints.save(new / CHECKPOINT, state)
+        reconfigure(folder / RECORD, to_dict(config), new / RECORD)

@@ -190,14 +190,18 @@ def test_a_run_grows(tmp_path: Path, schedule: ScheduleConfig):
 
 
 def test_a_run_that_grows_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An interruption on the longer way costs nothing: the same command goes on."""
+    """An interruption on the longer way costs nothing: the same command goes on, and the shorter run is kept."""
     train_to(2, tmp_path, resume=False)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr("optizoo.lab.train.building.build_optimizer", signal_at(3))
         with pytest.raises(KeyboardInterrupt):
             train_to(4, tmp_path)
-    assert load(tmp_path / "checkpoint.pt")["step"] == 8 + 3
+    assert load(tmp_path / ".new" / "checkpoint.pt")["step"] == 8 + 3
+    assert {path: path.read_bytes() for path in before} == before
+    assert train_to(2, tmp_path).status == "finished"
     assert train_to(4, tmp_path).record.resumes == [8, 11]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in before}
 
 
 @pytest.mark.parametrize(

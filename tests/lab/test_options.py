@@ -203,6 +203,7 @@ def test_what_is_surely_meant_is_taken():
         pytest.param(["momentum_forms", "--steps", "1e12"], "steps = 1000000000000; it must be at most", id="steps"),
         pytest.param(["lr_finder", "--seed", "4294967296"], "it must be at most 4294967295", id="seed"),
         pytest.param(["bias_correction", "--images", "100"], "it must be at most the 100 images", id="batch"),
+        pytest.param(["gradient_descent", "--images", "32"], "one must be below the 32 images", id="minibatch"),
         pytest.param(["bias_correction", "--images", "1" + "0" * 400], "it must be at most 50000", id="digits"),
     ],
 )

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 import optizoo
 from optizoo.lab import models
+from optizoo.lab.experiments import ExperimentError
 from optizoo.lab.options import IMAGES, SEEDS, Checked, option
 from optizoo.lab.page import Headline, Page, Row, Track, line_picture
 from optizoo.lab.plots import Line, Mark
@@ -52,6 +53,11 @@ class Options(Checked):
     decay: float = option(0.1, "L2 of these runs, for a minimum that exists", at_least=0)
     stop_batch: int = option(32, "minibatch of these runs, beside the exact gradient", at_least=1)
     seed: int = option(0, "seed of weights and batches", at_least=0, at_most=SEEDS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.batch_sizes) >= self.images:
+            raise ExperimentError(f"batch_sizes = {self.batch_sizes}; one must be below the {self.images} images")
 
 
 def compute(options: Options, track: Track) -> Iterator[Row]:

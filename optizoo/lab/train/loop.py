@@ -32,7 +32,8 @@ class Trained:
     """What a run leaves behind.
 
     Attributes:
-        model: The trained model, on its device.
+        model: The trained model, on its device, where it was stepped last; ``with optimizer.evaluating():`` moves it to
+            where it was judged.
         optimizer: The optimizer with its state.
         losses: The cross-entropy of every step's batch, before the step, without the penalty; on the CPU.
         record: The record, as :meth:`Record.read` finds it in the file.
