@@ -42,9 +42,24 @@ def test_accuracies_are_those_of_the_records():
         for line in (ROOT / "benchmarks" / name / "results.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             recorded.add(f"{row['test_accuracy_mean'] * 100:.2f} ± {row['test_accuracy_std'] * 100:.2f} %")
-    shown = re.findall(r"\d\d\.\d\d ± \d\.\d\d %", README)
+    compared = re.sub(r"<!-- sweep .*?<!-- end of sweep -->", "", README, flags=re.DOTALL)
+    shown = re.findall(r"\d\d\.\d\d ± \d\.\d\d %", compared)
     assert len(shown) == 12
     assert set(shown) == recorded
+
+
+def test_sweeps_are_those_of_the_records():
+    """The leaderboards say what the kept ones say, row by row: accuracy, points behind the first with interval, group."""
+    sweeps = re.findall(r"<!-- sweep (\w+) -->\n+(.*?)\n+<!-- end of sweep -->", README, re.DOTALL)
+    assert sweeps
+    for name, table in sweeps:
+        board = (ROOT / "benchmarks" / "sweeps" / name / "leaderboard.txt").read_text(encoding="utf-8").split("\n\n")[0]
+        kept = [re.split(r"  +", line) for line in board.splitlines()[2:]]
+        shown = [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()[2:]]
+        assert [row[0].lower() for row in shown] == [row[0] for row in kept]
+        assert [row[1:] for row in shown] == [
+            [accuracy.replace(" (10)", " %"), behind, group] for _, accuracy, behind, group, *_ in kept
+        ]
 
 
 def test_epoch_times_are_those_of_the_record():
