@@ -49,7 +49,7 @@ def test_accuracies_are_those_of_the_records():
 
 
 def test_sweeps_are_those_of_the_records():
-    """The leaderboards say what the kept ones say, row by row: accuracy, points behind the first with interval, group."""
+    """The leaderboards are the kept ones, row by row: accuracy, points behind the first with interval, group."""
     sweeps = re.findall(r"<!-- sweep (\w+) -->\n+(.*?)\n+<!-- end of sweep -->", README, re.DOTALL)
     assert sweeps
     for name, table in sweeps:
