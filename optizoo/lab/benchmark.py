@@ -161,11 +161,18 @@ def epoch_benchmark(
         row |= {"dataloader_s": loader, "dataloader_over_lab": loader / row["lab_s"]}
         rows.append(row)
     return {
+        **_measured(dataset, device, batch_size, repeats),
+        "rows": rows,
+    }
+
+
+def _measured(dataset: Dataset, device: str, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Return what the times of a benchmark depend on."""
+    return {
         "environment": environment(device),
         "dataset": {"name": dataset.name, "source": dataset.source, "train": len(dataset.train)},
         "batch_size": batch_size,
         "repeats": repeats,
-        "rows": rows,
     }
 
 
@@ -224,10 +231,7 @@ def population_benchmark(
         row = {"model": model, "together_s": statistics.median(together[1:]), "alone_s": statistics.median(alone[1:])}
         rows.append(row | {"alone_over_together": statistics.median(ratios)})
     return {
-        "environment": environment(device),
-        "dataset": {"name": dataset.name, "source": dataset.source, "train": len(dataset.train)},
-        "batch_size": batch_size,
-        "repeats": repeats,
+        **_measured(dataset, device, batch_size, repeats),
         "runs": runs,
         "rows": rows,
     }

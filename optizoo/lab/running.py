@@ -21,7 +21,7 @@ from optizoo.lab.data import Dataset, epoch_order
 from optizoo.lab.options import option
 from optizoo.lab.page import T, Track
 from optizoo.lab.sources import DataError
-from optizoo.lab.train import Trained, populations, train, train_population
+from optizoo.lab.train import Trained, train, train_runs
 
 __all__ = [
     "DATA",
@@ -271,12 +271,6 @@ def train_all(
         track: Shows how many populations have been trained.
         what: What it calls them.
     """
-    found: dict[int, T] = {}
-    for group in track(populations(configs), what):
-        together = [configs[index] for index in group]
-        if len(group) == 1:
-            runs = [train(together[0], source, progress=False)]
-        else:
-            runs = train_population(together, source, progress=False)
-        found.update({index: made(index, run) for index, run in zip(group, runs, strict=True)})
+    runs = train_runs(configs, source, lambda groups: track(groups, what))
+    found = {index: made(index, run) for index, run in runs}
     return [found[index] for index in range(len(configs))]

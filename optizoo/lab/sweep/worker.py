@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -33,7 +34,7 @@ from optizoo.lab.sweep.analysis import Trial, best_points, summarize, tuning_val
 from optizoo.lab.sweep.config import OptimizerSpace, SweepConfig
 from optizoo.lab.sweep.spaces import Point, suggest
 from optizoo.lab.sweep.storage import HEARTBEAT, Batch, Claim, Key, Storage, embedded, pull, reach
-from optizoo.lab.train import Trained, populations, resolve_device, train, train_population
+from optizoo.lab.train import Trained, resolve_device, train, train_runs
 
 __all__ = ["SweepResult", "sweep", "work"]
 
@@ -198,14 +199,7 @@ class _Worker:
 
 
 def _train_all(configs: Sequence[RunConfig], dataset: Dataset) -> list[Trained]:
-    """Train runs, side by side where they may be."""
-    found: dict[int, Trained] = {}
-    for group in populations(configs):
-        runs = [configs[index] for index in group]
-        alone = len(group) == 1
-        done = [train(runs[0], dataset, progress=False)] if alone else train_population(runs, dataset, progress=False)
-        found |= zip(group, done, strict=True)
-    return [found[index] for index in range(len(configs))]
+    return [trained for _, trained in sorted(train_runs(configs, dataset), key=itemgetter(0))]
 
 
 def _parts(key: Key) -> tuple[str, int]:

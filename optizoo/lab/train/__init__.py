@@ -15,7 +15,7 @@ from optizoo.lab.train.evaluation import evaluate
 from optizoo.lab.train.grouping import populations
 from optizoo.lab.train.loop import Trained, train
 from optizoo.lab.train.objective import penalty
-from optizoo.lab.train.population import train_population
+from optizoo.lab.train.population import train_population, train_runs
 
 __all__ = [
     "Trained",
@@ -27,4 +27,5 @@ __all__ = [
     "resolve_device",
     "train",
     "train_population",
+    "train_runs",
 ]

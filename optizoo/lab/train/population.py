@@ -6,7 +6,7 @@ diverges, with its weights and the state of its optimizer; the others do not not
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,7 +27,7 @@ from optizoo.lab.environment import environment
 from optizoo.lab.train import building, eager, objective
 from optizoo.lab.train.feed import Feed
 from optizoo.lab.train.grouping import may_join, populations
-from optizoo.lab.train.loop import Trained, go, open_record, trained, training
+from optizoo.lab.train.loop import Trained, go, open_record, train, trained, training
 from optizoo.lab.train.progress import Progress
 from optizoo.lab.train.stack import STACKS, Stack
 
@@ -289,3 +289,22 @@ def train_population(
         trained(member.model, member.own, member.progress, recorder.record)
         for member, recorder in zip(run.members, recorders, strict=True)
     ]
+
+
+def train_runs(
+    configs: Sequence[RunConfig], dataset: Dataset, track: Callable[[list[list[int]]], Iterable[list[int]]] = iter
+) -> Iterator[tuple[int, Trained]]:
+    """Train any runs, those that see the same batches as populations, and yield each with its index.
+
+    Args:
+        configs: The runs.
+        dataset: The data.
+        track: Shows which populations have been trained.
+    """
+    for group in track(populations(configs)):
+        together = [configs[index] for index in group]
+        if len(group) == 1:
+            runs = [train(together[0], dataset, progress=False)]
+        else:
+            runs = train_population(together, dataset, progress=False)
+        yield from zip(group, runs, strict=True)
